@@ -1,0 +1,54 @@
+#pragma once
+
+// File: cluster/split.h
+//
+// A multi-key request over several slots → fragments, one a slot; and the fragments' replies → one
+// reply. Pure decisions on positions: the caller moves the bytes.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "cluster/command_table.h"
+#include "cluster/slot.h"
+
+namespace cluster {
+
+struct SplitFragment {
+  Slot slot = 0;
+  // Numbers of the keys (0 = the request's first key) in request order.
+  std::vector<uint32_t> keys;
+};
+
+struct SplitPlan {
+  std::vector<SplitFragment> fragments;   // in the order of their first keys
+  std::vector<uint32_t> fragment_of_key;  // by key number
+};
+
+// Groups the keys by slot. `slots` has one entry per key, in request order. Reuses *plan's memory.
+void PlanSplit(absl::Span<const Slot> slots, SplitPlan* plan);
+
+// Merges the fragments' error or status lines and integers.
+class MergedStatus {
+ public:
+  explicit MergedStatus(Merge merge) : merge_(merge) {}
+  // One fragment's complete, contiguous reply ("+OK\r\n", ":2\r\n", "-ERR …\r\n").
+  // `may_have_run`: the fragment ran, or it is unknown whether it did.
+  void Add(absl::string_view reply, bool may_have_run);
+  // True if some fragment's reply was an error, or did not have the merge's form.
+  bool failed() const { return !first_error_.empty(); }
+  // The one reply: "+OK\r\n" for kAllSucceeded, ":sum\r\n" for kSum; or, if one failed and any part
+  // ran or may have run: "-ERR proxy: partly executed, <first error without its suffix> (outcome
+  // unknown)\r\n"; if none did: the first error.
+  std::string Reply() const;
+
+ private:
+  const Merge merge_;
+  int64_t sum_ = 0;
+  bool any_may_have_run_ = false;
+  std::string first_error_;  // the line without '-' and CRLF
+};
+
+}  // namespace cluster

@@ -1,0 +1,140 @@
+#pragma once
+
+// File: io/slice.h
+//
+// Bytes and the share that keeps them alive. A `Block` is one piece of memory that is handed out in
+// shares; when the last share goes, its owner takes the block back. Shares are plain counters: a
+// block and all its shares belong to one thread.
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "absl/base/attributes.h"
+#include "absl/base/macros.h"
+#include "absl/container/inlined_vector.h"
+#include "absl/strings/string_view.h"
+
+namespace io {
+
+struct Block;
+
+// Takes blocks back. Outlives every share of its blocks.
+class BlockOwner {
+ public:
+  virtual void Recycle(Block* block) = 0;
+
+ protected:
+  ~BlockOwner() = default;
+};
+
+struct Block {
+  char* data = nullptr;
+  size_t size = 0;
+  uint32_t refs = 0;
+  uint32_t index = 0;  // the owner's own number for it
+  BlockOwner* owner = nullptr;
+};
+
+// One counted share of a block, or none.
+class BufferRef {
+ public:
+  BufferRef() = default;
+  explicit BufferRef(Block* block) : block_(block) {
+    if (block_ != nullptr) ++block_->refs;
+  }
+  BufferRef(const BufferRef& other) : BufferRef(other.block_) {}
+  BufferRef(BufferRef&& other) noexcept : block_(std::exchange(other.block_, nullptr)) {}
+  BufferRef& operator=(BufferRef other) noexcept {
+    std::swap(block_, other.block_);
+    return *this;
+  }
+  ~BufferRef() { Drop(); }
+
+  void Drop() {
+    Block* block = std::exchange(block_, nullptr);
+    if (block != nullptr && --block->refs == 0) block->owner->Recycle(block);
+  }
+  Block* get() const { return block_; }
+  Block* operator->() const { return block_; }
+  explicit operator bool() const { return block_ != nullptr; }
+
+ private:
+  Block* block_ = nullptr;
+};
+
+// Bytes of one message and a share of the block that holds them. Copying adds a share. A slice
+// without a block is static text.
+class Slice {
+ public:
+  Slice() = default;
+  Slice(BufferRef buffer, absl::string_view bytes) : buffer_(std::move(buffer)), bytes_(bytes) {}
+  // `text` lives as long as the process.
+  static Slice Static(absl::string_view text) { return Slice(BufferRef(), text); }
+
+  absl::string_view bytes() const { return bytes_; }
+  const char* data() const { return bytes_.data(); }
+  size_t size() const { return bytes_.size(); }
+  bool empty() const { return bytes_.empty(); }
+  const BufferRef& buffer() const { return buffer_; }
+
+  Slice Sub(size_t offset, size_t length) const {
+    return Slice(buffer_, bytes_.substr(offset, length));
+  }
+  void RemovePrefix(size_t n) { bytes_.remove_prefix(n); }
+  // True if `next` continues this slice in the same block.
+  bool IsFollowedBy(const Slice& next) const {
+    return buffer_.get() == next.buffer_.get() && buffer_ &&
+           bytes_.data() + bytes_.size() == next.bytes_.data();
+  }
+  void ExtendBy(size_t n) { bytes_ = absl::string_view(bytes_.data(), bytes_.size() + n); }
+
+ private:
+  BufferRef buffer_;
+  absl::string_view bytes_;  // within *buffer_
+};
+
+// A message in pieces, in order. Neighbours in one block are joined.
+class Rope {
+ public:
+  void Append(Slice slice) {
+    if (slice.empty()) return;
+    bytes_ += slice.size();
+    if (!slices_.empty() && slices_.back().IsFollowedBy(slice)) {
+      slices_.back().ExtendBy(slice.size());
+    } else {
+      slices_.push_back(std::move(slice));
+    }
+  }
+  void Append(const Rope& rope) {
+    for (const Slice& slice : rope.slices_) Append(slice);
+  }
+  // Bytes [offset, offset + length) of this rope, appended to `out`. They must exist.
+  void AppendRangeTo(size_t offset, size_t length, Rope* out) const {
+    for (const Slice& slice : slices_) {
+      if (length == 0) return;
+      if (offset >= slice.size()) {
+        offset -= slice.size();
+        continue;
+      }
+      const size_t n = length < slice.size() - offset ? length : slice.size() - offset;
+      out->Append(slice.Sub(offset, n));
+      offset = 0;
+      length -= n;
+    }
+    ABSL_ASSERT(length == 0);
+  }
+  void Clear() {
+    slices_.clear();
+    bytes_ = 0;
+  }
+  size_t size() const { return bytes_; }
+  bool empty() const { return bytes_ == 0; }
+  const absl::InlinedVector<Slice, 1>& slices() const { return slices_; }
+
+ private:
+  absl::InlinedVector<Slice, 1> slices_;
+  size_t bytes_ = 0;
+};
+
+}  // namespace io

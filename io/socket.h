@@ -1,0 +1,63 @@
+#pragma once
+
+// File: io/socket.h
+//
+// Descriptors, addresses and socket options.
+
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace io {
+
+// A plain descriptor; a value, not an owner. Who owns it is written where it is kept.
+using Fd = int;
+
+// Where to connect or listen: an IPv4 or IPv6 address with a port, or a Unix socket's path.
+class Endpoint {
+ public:
+  Endpoint() = default;
+  // `host` is an address literal ("127.0.0.1", "::1", "[::1]", "fe80::1%eth0"), not a name.
+  static absl::StatusOr<Endpoint> FromIp(absl::string_view host, uint16_t port);
+  static absl::StatusOr<Endpoint> FromUnixPath(absl::string_view path);
+  // "127.0.0.1:8088", "[::1]:8088", "unix:/run/rcproxy.sock".
+  static absl::StatusOr<Endpoint> Parse(absl::string_view text);
+  static Endpoint FromSockaddr(const sockaddr* address, socklen_t length);
+
+  const sockaddr* address() const { return reinterpret_cast<const sockaddr*>(&storage_); }
+  socklen_t length() const { return length_; }
+  int family() const { return storage_.ss_family; }
+  bool is_unix() const { return family() == AF_UNIX; }
+  // The path of a Unix socket; empty for others.
+  std::string unix_path() const;
+  uint16_t port() const;
+  void set_port(uint16_t port);
+  // "127.0.0.1:8088", "[::1]:8088" or "unix:/path".
+  std::string ToString() const;
+  friend bool operator==(const Endpoint& a, const Endpoint& b);
+
+ private:
+  sockaddr_storage storage_ = {};
+  socklen_t length_ = 0;
+};
+
+struct ListenOptions {
+  int backlog = 4096;
+  mode_t unix_mode = 0700;
+  // An address in use is tried again for so long: a ring that just ended may still hold it.
+  int retry_ms = 100;
+};
+
+// "host:port" split at the last colon; brackets around an IPv6 host are taken off.
+struct HostPort {
+  std::string host;
+  uint16_t port = 0;
+};
+absl::StatusOr<HostPort> ParseHostPort(absl::string_view text);
+
+}  // namespace io

@@ -1,0 +1,1 @@
+#include "resp/scanner.h"
