@@ -146,4 +146,12 @@ class Ring {
   virtual std::string Describe() const = 0;
 };
 
+// Posts to rings from threads that have none (name resolution, admin server, signals). Thread-safe.
+class Poster {
+ public:
+  virtual ~Poster() = default;
+  // Dropped if the receiver is gone.
+  virtual void Post(RingId receiver, Message message) = 0;
+};
+
 }  // namespace io

@@ -1,0 +1,109 @@
+#pragma once
+
+// File: proxy/messages.h
+//
+// What the threads tell each other: a small message by the ring, and a mailbox beside it for what
+// is larger. The mailbox is filled before its message is posted.
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/types/optional.h"
+#include "cluster/topology.h"
+#include "io/ring.h"
+#include "io/socket.h"
+
+namespace proxy {
+
+enum class MessageKind : uint8_t {
+  // control → worker
+  kAdoptClient,    // value: a descriptor; the worker owns it from here
+  kClusterState,   // WorkerMail::states has a new one
+  kRefreshDone,    // WorkerMail::refreshes has a result
+  kDrain,          // answer what is complete, close clients and backends, report
+  kForceClose,     // the drain limit has passed: close at once, report
+
+  // worker → control
+  kClientsClosed,  // value: how many clients have gone since the last one
+  kRefreshWanted,  // ControlMail::asks has an entry
+  kDrained,        // value: clients that had to be cut off; the worker ends after it
+
+  // to control, from threads without a ring
+  kSignal,         // value: the signal's number
+  kResolved,       // the Resolver has results
+};
+
+// Values for one receiver, first in, first out. Thread-safe; not for the data path.
+template <typename T>
+class Mailbox {
+ public:
+  void Put(T value) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    values_.push_back(std::move(value));
+  }
+  absl::optional<T> Take() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (values_.empty()) return absl::nullopt;
+    T value = std::move(values_.front());
+    values_.pop_front();
+    return value;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::deque<T> values_;
+};
+
+// What the nodes say of themselves; the proxy's own HELLO and INFO follow it.
+struct ServerInfo {
+  bool valkey = false;                  // family: Valkey, else Redis
+  std::string version = "7.0.0";        // "7.0.15", "8.0.1"
+  std::string compatible_redis_version; // Valkey: its "redis_version" (7.2.4); Redis: same as version
+  std::string maxmemory_policy = "noeviction";
+};
+
+// All that workers need to know of the cluster. Immutable, shared between threads.
+struct ClusterState {
+  std::shared_ptr<const cluster::Topology> topology;
+  // By node index: where to connect; nullopt: the name could not be resolved.
+  std::vector<absl::optional<io::Endpoint>> endpoints;
+  // By node index: in the proxy's network zone (--read-prefer 2).
+  std::vector<bool> same_zone;
+  ServerInfo server;
+};
+
+// A worker asks for a view of the cluster begun after now.
+struct RefreshAsk {
+  uint32_t worker = 0;
+  uint64_t sequence = 0;       // the worker's own numbering, ascending
+  std::string first_node_id;   // ask this node first, if it is known; may be empty
+};
+
+struct RefreshResult {
+  uint64_t sequence = 0;       // all asks of this worker up to this number are answered
+  // The view that the refresh got, also if it was not published; null: failed.
+  std::shared_ptr<const cluster::Topology> view;
+};
+
+struct WorkerMail {
+  Mailbox<std::shared_ptr<const ClusterState>> states;
+  Mailbox<RefreshResult> refreshes;
+};
+
+struct ControlMail {
+  Mailbox<RefreshAsk> asks;
+};
+
+// Numbers of the rings of one process: control is 0, worker i is i + 1.
+constexpr io::RingId kControlRing = 0;
+constexpr io::RingId WorkerRing(uint32_t worker) { return static_cast<io::RingId>(worker + 1); }
+
+// Who owns an operation within a ring (OpToken::party).
+enum class Party : uint8_t { kNobody, kListener, kClient, kBackend, kRefresh, kHandover };
+
+}  // namespace proxy

@@ -1,0 +1,85 @@
+#pragma once
+
+// File: proxy/stats.h
+//
+// Counters and gauges of one worker (or of control). One thread writes, any may read: a plain load,
+// add and store on the worker's own cache lines. The reader sums over workers.
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+
+namespace proxy {
+
+// A single-writer number.
+class Counter {
+ public:
+  void Add(uint64_t n) {
+    value_.store(value_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
+  }
+  void Sub(uint64_t n) { Add(~n + 1); }
+  void Set(uint64_t n) { value_.store(n, std::memory_order_relaxed); }
+  uint64_t Get() const { return value_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<uint64_t> value_{0};
+};
+
+// Every number with its metric name (without the prefix "rcproxy_"), its kind and its help text:
+// X(member, "metric_name", kind, "help")
+#define RCPROXY_WORKER_STATS(X)                                                                   \
+  X(clients_accepted, "clients_accepted_total", kCounter, "Client connections taken")             \
+  X(clients_open, "clients", kGauge, "Client connections open")                                   \
+  X(clients_refused, "clients_refused_total", kCounter, "Client connections over the limit")      \
+  X(slow_client_closed, "slow_client_closed_total", kCounter, "Clients closed for unread output") \
+  X(protocol_errors, "client_protocol_errors_total", kCounter, "Clients closed for bad RESP")     \
+  X(auth_failures, "client_auth_failures_total", kCounter, "Failed AUTH of clients")              \
+  X(requests, "requests_total", kCounter, "Requests of clients")                                  \
+  X(local_requests, "local_requests_total", kCounter, "Requests answered by the proxy itself")    \
+  X(split_requests, "split_requests_total", kCounter, "Requests split over slots")                \
+  X(fragments, "fragments_total", kCounter, "Fragments of split requests")                        \
+  X(refused_requests, "refused_requests_total", kCounter, "Requests refused by the proxy")        \
+  X(proxy_errors, "proxy_errors_total", kCounter, "Errors made by the proxy")                     \
+  X(unknown_outcomes, "unknown_outcomes_total", kCounter, "Errors with (outcome unknown)")        \
+  X(backend_requests, "backend_requests_total", kCounter, "Requests given to nodes")              \
+  X(backend_replies, "backend_replies_total", kCounter, "Replies of nodes")                       \
+  X(backend_connects, "backend_connects_total", kCounter, "Connections begun to nodes")           \
+  X(backend_connect_failures, "backend_connect_failures_total", kCounter, "Failed connects")      \
+  X(backend_open, "backend_connections", kGauge, "Connections to nodes that are open")            \
+  X(backend_lost, "backend_lost_total", kCounter, "Connections to nodes that broke")              \
+  X(backend_timeouts, "backend_timeouts_total", kCounter, "Nodes that did not reply in time")     \
+  X(backend_protocol_errors, "backend_protocol_errors_total", kCounter, "Bad bytes of nodes")     \
+  X(backend_auth_failures, "backend_auth_failures_total", kCounter, "Nodes that refused us")      \
+  X(moved, "redirections_moved_total", kCounter, "MOVED replies")                                 \
+  X(asked, "redirections_ask_total", kCounter, "ASK replies")                                     \
+  X(try_again, "redirections_tryagain_total", kCounter, "TRYAGAIN replies")                       \
+  X(malformed_redirections, "redirections_malformed_total", kCounter, "Malformed redirections")   \
+  X(held_requests, "held_requests", kGauge, "Requests waiting for the cluster")                   \
+  X(requests_in_flight, "requests_in_flight", kGauge, "Requests of clients not yet answered")     \
+  X(payload_bytes_forwarded, "payload_bytes_forwarded", kCounter, "Bytes forwarded")              \
+  X(payload_bytes_copied, "payload_bytes_copied", kCounter, "Of these, bytes copied on the way")  \
+  X(charged_bytes, "charged_bytes", kGauge, "Bytes held for clients")                             \
+  X(turns, "turns_total", kCounter, "Turns of the loop")                                          \
+  X(completions, "completions_total", kCounter, "Completions handled")                            \
+  X(sends, "sends_total", kCounter, "Send operations")                                            \
+  X(late_completions, "late_completions_total", kCounter, "Completions for a reused index")       \
+  X(topology_swaps, "topology_swaps_total", kCounter, "Topologies taken over")
+
+enum class StatKind : uint8_t { kCounter, kGauge };
+
+struct alignas(128) WorkerStats {
+#define RCPROXY_STAT_MEMBER(member, name, kind, help) Counter member;
+  RCPROXY_WORKER_STATS(RCPROXY_STAT_MEMBER)
+#undef RCPROXY_STAT_MEMBER
+};
+
+struct alignas(128) ControlStats {
+  Counter refreshes;           // begun
+  Counter refresh_failures;
+  Counter topology_published;
+  Counter topology_ready;      // 1 once a topology is there
+  Counter cluster_nodes;       // of the published topology
+  Counter covered_slots;
+};
+
+}  // namespace proxy
