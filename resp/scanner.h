@@ -4,20 +4,22 @@
 //
 // Finds the ends of frames in a stream of RESP bytes, without copying or allocating, in memory that
 // does not grow with the frame (RESP2 and RESP3; Redis serialization protocol specification). Input
-// may be split anywhere: each call gets the bytes that follow those of the last call. A scanner goes
-// over headers only; bodies are skipped by their length.
+// may be split anywhere: each call gets the bytes that follow those of the last call. A scanner
+// goes over headers only; bodies are skipped by their length.
 
 #include <cstddef>
 #include <cstdint>
 
 #include "absl/strings/string_view.h"
+#include "resp/header_number.h"
 
 namespace resp {
 
 enum class ScanStatus : uint8_t {
   kNeedMore,  // all of the input belongs to a frame that is not complete yet
   kComplete,  // `consumed` bytes of the input end the frame
-  kError,     // not RESP, or over a limit: nothing after this can be understood
+  kError,     // not RESP, or over a limit: nothing after this can be understood. `consumed` ends
+              // with the offending byte
 };
 
 struct ScanResult {
@@ -50,8 +52,8 @@ class RequestScanner {
 
   // --- after kComplete, until the next call
   bool is_inline() const { return is_inline_; }
-  // 0 for a frame that is to be ignored: "*0", "*-1", an empty line. For an inline command: see
-  // SplitInline.
+  // 0 for a frame that is to be ignored: "*0", "*-1", an empty or blank line. For any other inline
+  // command 1; SplitInline finds its arguments.
   int64_t arg_count() const { return arg_count_; }
   // The i-th argument, i < min(arg_count(), kRecordedArgs). Not for inline commands.
   const ArgPosition& arg(int i) const { return args_[i]; }
@@ -65,31 +67,62 @@ class RequestScanner {
   uint64_t bytes_missing() const { return body_left_; }
   // After kError: the server's text without the leading "-ERR ", e.g.
   // "Protocol error: invalid bulk length".
-  absl::string_view error() const { return error_; }
+  absl::string_view error() const;
 
  private:
   enum class State : uint8_t {
-    kStart, kArrayHeader, kBulkMarker, kBulkHeader, kBody, kBodyCr, kBodyLf, kInline, kFailed
+    kStart,
+    kArrayNumber,  // after '*'
+    kArrayLf,      // after its CR
+    kMarker,       // before '$'
+    kBulkNumber,   // after '$'
+    kBulkLf,       // after its CR
+    kBody,         // body_left_ counts the body and its CRLF
+    kInline,
+    kFailed
   };
-  // The implementer may change what is private here; the size stays below 160 bytes.
+  enum class Error : uint8_t {
+    kNone,
+    kBigArrayHeader,
+    kArrayLength,
+    kUnauthenticatedArray,
+    kBigBulkHeader,
+    kNotBulk,  // the text is in not_bulk_text_
+    kBulkLength,
+    kUnauthenticatedBulk,
+    kBulkEnd,
+    kBigInline,
+  };
+  const char* ScanSlow(const char* p, const char* end, const RequestLimits& limits);
+  const char* ScanInline(const char* p, const char* end, const RequestLimits& limits);
+  void BeginFrame(char first);
+  void TakeArrayLength(const RequestLimits& limits);
+  void TakeBulkLength(uint64_t body_offset, const RequestLimits& limits);
+  void FailNotBulk(char got);
+  void Fail(Error error);
+
+  // The size stays below 160 bytes: there is one for each client.
   State state_ = State::kStart;
+  Error error_ = Error::kNone;
   bool is_inline_ = false;
-  uint8_t header_used_ = 0;
-  char header_[32] = {};       // a header line that is split over inputs
+  HeaderNumber number_;      // of the header line being read
+  uint64_t line_start_ = 0;  // of that line, from the start of the frame
   int64_t arg_count_ = 0;
   int64_t args_done_ = 0;
   uint64_t body_left_ = 0;
   uint64_t frame_bytes_ = 0;
   ArgPosition args_[kRecordedArgs];
-  char error_text_[48] = {};
-  absl::string_view error_;
+  char not_bulk_text_[40] = {};
 };
 
 // Frames of replies, RESP2 and RESP3.
 class ReplyScanner {
  public:
-  // Limits L15: a bulk of at most 512 MiB + slack by default, aggregate counts below 2^32.
+  // A bulk of more bytes, an aggregate of more elements (pairs for a map) and a longer line of a
+  // simple type (without its type and line end) are errors.
   static constexpr int64_t kBulkBytesMax = int64_t{512} << 20;
+  static constexpr int64_t kCountMax = (int64_t{1} << 32) - 1;
+  static constexpr uint32_t kLineBytesMax = 1 << 20;
 
   ScanResult Scan(absl::string_view input);
 
@@ -100,22 +133,40 @@ class ReplyScanner {
   bool idle() const { return state_ == State::kStart; }
   // Bytes of the current bulk body and its CRLF that are still to come. 0 between values.
   uint64_t bytes_missing() const { return body_left_; }
-  // Values of aggregates that are still to come, all levels together (O(1), no nesting is kept).
+  // Values of aggregates that have not begun yet, all levels together (O(1), no nesting is kept).
   uint64_t values_missing() const { return values_left_; }
   // Why the last Scan failed, for the log.
   absl::string_view error() const { return error_; }
 
  private:
-  enum class State : uint8_t { kStart, kHeader, kLine, kBody, kFailed };
-  // The implementer may change what is private here.
+  enum class State : uint8_t {
+    kStart,
+    kType,    // before the next value of an aggregate
+    kNumber,  // of a header, an integer or a big number
+    kLine,    // of any other simple type
+    kLineLf,  // after the CR of either
+    kBody,    // body_left_ counts the body and its CRLF
+    kFailed
+  };
+  const char* ScanSlow(const char* p, const char* end);
+  const char* ScanLine(const char* p, const char* end);
+  bool BeginValue(char type);
+  bool TakeNumberByte(char c);
+  bool TakeLine();
+  bool TakeHeader(int64_t n);
+  bool AddValues(uint64_t count);
+  void EndValue();
+  bool Fail(absl::string_view why);
+
   State state_ = State::kStart;
   char type_ = 0;
-  uint8_t header_used_ = 0;
-  char header_[32] = {};
-  uint64_t values_left_ = 0;
+  char value_type_ = 0;      // of the value being read
+  uint32_t line_bytes_ = 0;  // of its line, without type and line end
+  HeaderNumber number_;
+  uint64_t values_left_ = 0;  // not begun yet
   uint64_t body_left_ = 0;
   uint64_t frame_bytes_ = 0;
-  absl::string_view error_;
+  absl::string_view error_;  // static text
 };
 
 }  // namespace resp
