@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "resp/header_word.h"
 #include "resp/scanner.h"
 
 namespace resp {
@@ -17,63 +18,117 @@ bool IsDoubleByte(char c) {
 }  // namespace
 
 ScanResult ReplyScanner::Scan(absl::string_view input) {
-  if (input.empty()) return {ScanStatus::kNeedMore, 0};
+  const char* const begin = input.data();
+  const char* const end = begin + input.size();
+  const char* p = begin;
   if (state_ == State::kStart) {
-    type_ = input[0];
+    if (p == end) return {ScanStatus::kNeedMore, 0};
+    type_ = *p;
     body_left_ = frame_bytes_ = 0;
     values_left_ = 1;
     state_ = State::kType;
   }
-  const char* const begin = input.data();
-  const char* const p = ScanSlow(begin, begin + input.size());
+  for (;;) {
+    if (state_ == State::kType) p = SkipValues(p, end);
+    if (p == end || state_ == State::kStart || state_ == State::kFailed) break;
+    p = ScanBytes(p, end);
+  }
   const size_t consumed = static_cast<size_t>(p - begin);
   frame_bytes_ += consumed;
   if (state_ == State::kStart) return {ScanStatus::kComplete, consumed};
   return {state_ == State::kFailed ? ScanStatus::kError : ScanStatus::kNeedMore, consumed};
 }
 
-// Returns the end of what belongs to the frame.
-const char* ReplyScanner::ScanSlow(const char* p, const char* end) {
+// The fast way over values of the common types that have short headers and lie in the input as a
+// whole. The first other value, also a bad one, is left to ScanBytes.
+const char* ReplyScanner::SkipValues(const char* p, const char* end) {
+  constexpr uint64_t kNullMask = 0xffffffffff, kNull = 0x0a0d312d24;  // "$-1\r\n"
+  constexpr uint64_t kOk = 0x0a0d4b4f2b;                              // "+OK\r\n"
+  // The type and a word of digits.
+  while (values_left_ > 0 && end - p > static_cast<ptrdiff_t>(sizeof(uint64_t))) {
+    const char type = *p;
+    if (type == '+') {
+      if ((LoadWord(p) & kNullMask) != kOk) return p;
+      p += 5;
+    } else {
+      const uint64_t word = LoadWord(p + 1);
+      WordNumber n = ReadShortNumber(word);
+      if (n.bytes == 0) n = ReadNumber(word);
+      const char* const body = p + 1 + n.bytes;
+      if (type == '$') {
+        if (n.bytes == 0) {
+          if ((LoadWord(p) & kNullMask) != kNull) return p;
+          p += 5;
+        } else {
+          if (static_cast<uint64_t>(end - body) < uint64_t{n.value} + 2) {
+            --values_left_;
+            body_left_ = uint64_t{n.value} + 2;
+            state_ = State::kBody;
+            return body;
+          }
+          if (!IsCrlf(body + n.value)) return p;
+          p = body + n.value + 2;
+        }
+      } else if (n.bytes != 0 && (type == '*' || type == ':')) {
+        // At most 10^6 each time, and the count stays within 64 bits by BeginAggregate's check.
+        if (type == '*' && !AddValues(n.value)) return body;
+        p = body;
+      } else {
+        return p;
+      }
+    }
+    --values_left_;
+  }
+  if (values_left_ == 0) state_ = State::kStart;
+  return p;
+}
+
+// Takes bytes one by one (bodies by their length) up to the end of a value or of an aggregate's
+// header.
+const char* ReplyScanner::ScanBytes(const char* p, const char* end) {
   while (p != end) {
+    const char c = *p;
     switch (state_) {
       case State::kType:
-        if (!BeginValue(*p++)) return p;
+        if (!BeginValue(c)) return p + 1;
         break;
-      case State::kNumber: {
-        const char c = *p++;
+      case State::kNumber:
         if (c == '\r') {
           state_ = State::kLineLf;
         } else if (!TakeNumberByte(c)) {
-          return p;
+          return p + 1;
         }
         break;
-      }
       case State::kLine:
         p = ScanLine(p, end);
-        break;
+        if (state_ == State::kFailed) return p;
+        continue;
       case State::kLineLf:
-        if (*p++ != '\n') {
+        if (c != '\n') {
           Fail("CR without LF");
-          return p;
+          return p + 1;
         }
-        if (!TakeLine()) return p;
+        if (!TakeLine() || state_ != State::kBody) return p + 1;
         break;
       case State::kBody:
         if (body_left_ > 2) {
           const uint64_t n = std::min<uint64_t>(body_left_ - 2, static_cast<uint64_t>(end - p));
-          p += n;
           body_left_ -= n;
-        } else if (*p++ != (body_left_ == 2 ? '\r' : '\n')) {
-          Fail("no CRLF after a bulk");
-          return p;
-        } else if (--body_left_ == 0) {
-          EndValue();
+          p += n;
+          continue;
         }
-        break;
+        if (c != (body_left_ == 2 ? '\r' : '\n')) {
+          Fail("no CRLF after a bulk");
+          return p + 1;
+        }
+        if (--body_left_ > 0) break;
+        EndValue();
+        return p + 1;
       case State::kStart:
       case State::kFailed:
         return p;
     }
+    ++p;
   }
   return p;
 }
@@ -123,33 +178,36 @@ bool ReplyScanner::TakeNumberByte(char c) {
 
 // Takes the bytes of a simple type up to its CR.
 const char* ReplyScanner::ScanLine(const char* p, const char* end) {
-  for (; p != end; ++p) {
-    const char c = *p;
-    if (c == '\r') {
-      state_ = State::kLineLf;
-      return p + 1;
-    }
-    const uint32_t index = line_bytes_++;
-    bool good = line_bytes_ <= kLineBytesMax;
-    switch (value_type_) {
-      case '_':
-        good = false;
-        break;
-      case '#':
-        good = index == 0 && (c == 't' || c == 'f');
-        break;
-      case ',':
-        good = good && IsDoubleByte(c);
-        break;
-      default:
-        good = good && c != '\n';
-    }
-    if (!good) {
-      Fail(line_bytes_ > kLineBytesMax ? "line too long" : "bad byte in a line");
-      return p + 1;
-    }
+  const char* const cr = static_cast<const char*>(std::memchr(p, '\r', end - p));
+  const char* const line_end = cr != nullptr ? cr : end;
+  const uint64_t room = kLineBytesMax - line_bytes_;
+  const char* const limit = static_cast<uint64_t>(line_end - p) > room ? p + room : line_end;
+  const char* bad = limit;  // the first byte that may not stand here
+  switch (value_type_) {
+    case '_':
+      bad = p;
+      break;
+    case '#':
+      if (p != limit && line_bytes_ == 0 && (*p == 't' || *p == 'f')) {
+        bad = p + 1;
+      } else {
+        bad = p;
+      }
+      break;
+    case ',':
+      bad = std::find_if_not(p, limit, IsDoubleByte);
+      break;
+    default:
+      bad = std::find(p, limit, '\n');
   }
-  return p;
+  line_bytes_ += static_cast<uint32_t>(bad - p);
+  if (bad != line_end) {
+    Fail(bad == limit && line_bytes_ == kLineBytesMax ? "line too long" : "bad byte in a line");
+    return bad + 1;
+  }
+  if (cr == nullptr) return end;
+  state_ = State::kLineLf;
+  return cr + 1;
 }
 
 // A whole line has been read.

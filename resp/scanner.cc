@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "resp/header_word.h"
+
 namespace resp {
 namespace {
 
@@ -12,17 +14,40 @@ constexpr int64_t kUnauthenticatedBulkBytesMax = 16384;
 
 constexpr absl::string_view kNotBulkText = "Protocol error: expected '$', got 'x'";
 
+int64_t ArgsMax(const RequestLimits& limits) {
+  return limits.authenticated ? limits.args_max
+                              : std::min(limits.args_max, kUnauthenticatedArgsMax);
+}
+
+int64_t BulkBytesMax(const RequestLimits& limits) {
+  return limits.authenticated ? limits.bulk_bytes_max
+                              : std::min(limits.bulk_bytes_max, kUnauthenticatedBulkBytesMax);
+}
+
 // What the servers skip between the arguments of an inline command.
 bool IsBlank(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
 }  // namespace
 
 ScanResult RequestScanner::Scan(absl::string_view input, const RequestLimits& limits) {
-  if (input.empty()) return {ScanStatus::kNeedMore, 0};
-  if (state_ == State::kStart) BeginFrame(input[0]);
   const char* const begin = input.data();
   const char* const end = begin + input.size();
-  const char* const p = is_inline_ ? ScanInline(begin, end, limits) : ScanSlow(begin, end, limits);
+  const char* p = begin;
+  if (state_ == State::kStart) {
+    if (p == end) return {ScanStatus::kNeedMore, 0};
+    BeginFrame(*p);
+  }
+  if (is_inline_) {
+    p = ScanInline(p, end, limits);
+  } else {
+    if (state_ == State::kArrayMarker) p = TakeShortHead(p, end, limits);
+    for (;;) {
+      const uint64_t offset = frame_bytes_ + static_cast<uint64_t>(p - begin);
+      if (state_ == State::kBody) p = SkipArgs(p, end, offset, limits);
+      if (p == end || state_ == State::kStart || state_ == State::kFailed) break;
+      p = ScanBytes(p, end, frame_bytes_ + static_cast<uint64_t>(p - begin), limits);
+    }
+  }
   const size_t consumed = static_cast<size_t>(p - begin);
   frame_bytes_ += consumed;
   if (state_ == State::kStart) return {ScanStatus::kComplete, consumed};
@@ -31,75 +56,123 @@ ScanResult RequestScanner::Scan(absl::string_view input, const RequestLimits& li
 
 void RequestScanner::BeginFrame(char first) {
   is_inline_ = first != '*';
-  state_ = is_inline_ ? State::kInline : State::kMarker;
+  state_ = is_inline_ ? State::kInline : State::kArrayMarker;
   arg_count_ = args_done_ = 0;
   body_left_ = frame_bytes_ = line_start_ = 0;
 }
 
-// Goes over header lines byte by byte and over bodies by their length. Returns the end of what
-// belongs to the frame; frame_bytes_ still is its size before `p`.
-const char* RequestScanner::ScanSlow(const char* p, const char* end, const RequestLimits& limits) {
-  const char* const begin = p;
-  const auto offset = [this, begin](const char* at) {
-    return frame_bytes_ + static_cast<uint64_t>(at - begin);
-  };
+// Takes the array's header and that of its first argument if both are short and lie in the input.
+// What it does not take is left to ScanBytes, which also finds the errors.
+const char* RequestScanner::TakeShortHead(const char* p, const char* end,
+                                          const RequestLimits& limits) {
+  // The longest such head is "*999\r\n$", and a word of digits follows.
+  if (end - p < 15) return p;
+  const WordNumber count = ReadShortNumber(LoadWord(p + 1));
+  const char* const bulk = p + 1 + count.bytes;
+  if (count.value == 0 || count.value > ArgsMax(limits) || *bulk != '$') return p;
+  const WordNumber length = ReadShortNumber(LoadWord(bulk + 1));
+  if (length.bytes == 0 || length.value > BulkBytesMax(limits)) return p;
+  const uint32_t head_bytes = 2 + count.bytes + length.bytes;
+  arg_count_ = count.value;
+  args_[0] = {head_bytes, length.value};
+  body_left_ = uint64_t{length.value} + 2;
+  state_ = State::kBody;
+  return p + head_bytes;
+}
+
+// The fast way over arguments: body_left_ bytes of one are to come at `p`, which is `offset` bytes
+// from the start of the frame. Goes on while the line end of a body and the next header lie in the
+// input and are well-formed; what stops it is left to ScanBytes.
+const char* RequestScanner::SkipArgs(const char* p, const char* end, uint64_t offset,
+                                     const RequestLimits& limits) {
+  const uint64_t bulk_bytes_max = static_cast<uint64_t>(BulkBytesMax(limits));
+  const uint64_t size = static_cast<uint64_t>(end - p);
+  // Inside of a body's line end is for ScanBytes.
+  if (body_left_ < 2) return p;
+  // Places are counted from `p`; `body` is where the current one begins or goes on.
+  uint64_t body = 0;
+  uint64_t body_end = body_left_ - 2;
+  int64_t arg = args_done_;
+  for (; arg + 1 != arg_count_ && body_end + kNextLengthReach <= size; ++arg) {
+    const WordNumber length = ReadNextLength(p + body_end);
+    if (length.bytes == 0 || length.value > bulk_bytes_max) break;
+    body = body_end + length.bytes;
+    body_end = body + length.value;
+    if (arg + 1 < kRecordedArgs) args_[arg + 1] = {offset + body, length.value};
+  }
+  if (arg + 1 == arg_count_ && body_end + 2 <= size && IsCrlf(p + body_end)) {
+    args_done_ = arg_count_;
+    body_left_ = 0;
+    state_ = State::kStart;
+    return p + body_end + 2;
+  }
+  args_done_ = arg;
+  body_left_ = body_end + 2 - body;
+  return p + body;
+}
+
+// Takes bytes one by one (bodies by their length) up to the beginning of the next body.
+const char* RequestScanner::ScanBytes(const char* p, const char* end, uint64_t offset,
+                                      const RequestLimits& limits) {
+  const char* const origin = p;
   while (p != end) {
+    const char c = *p;
     switch (state_) {
-      case State::kArrayNumber:
-      case State::kBulkNumber: {
-        const bool is_array = state_ == State::kArrayNumber;
-        const char c = *p++;
-        if (c == '\r') {
-          state_ = is_array ? State::kArrayLf : State::kBulkLf;
-        } else if (!number_.Add(c)) {
-          Fail(is_array ? Error::kArrayLength : Error::kBulkLength);
-        } else if (offset(p) - line_start_ > limits.inline_bytes_max) {
-          Fail(is_array ? Error::kBigArrayHeader : Error::kBigBulkHeader);
-        }
-        break;
-      }
-      case State::kArrayLf:
-        if (*p++ != '\n') {
-          Fail(Error::kArrayLength);
-        } else {
-          TakeArrayLength(limits);
-        }
-        break;
-      case State::kBulkLf:
-        if (*p++ != '\n') {
-          Fail(Error::kBulkLength);
-        } else {
-          TakeBulkLength(offset(p), limits);
-        }
-        break;
-      case State::kMarker: {
-        const bool is_array = offset(p) == 0;
-        const char c = *p++;
+      case State::kArrayMarker:
+      case State::kBulkMarker: {
+        const bool is_array = state_ == State::kArrayMarker;
         if (!is_array && c != '$') {
           FailNotBulk(c);
-          break;
+          return p + 1;
         }
-        line_start_ = offset(p) - 1;
+        line_start_ = offset + static_cast<uint64_t>(p - origin);
         number_.Clear();
         state_ = is_array ? State::kArrayNumber : State::kBulkNumber;
         break;
       }
+      case State::kArrayNumber:
+      case State::kBulkNumber: {
+        const bool is_array = state_ == State::kArrayNumber;
+        const uint64_t line_bytes = offset + static_cast<uint64_t>(p - origin) + 1 - line_start_;
+        if (c == '\r') {
+          state_ = is_array ? State::kArrayLf : State::kBulkLf;
+        } else if (!number_.Add(c)) {
+          return Fail(is_array ? Error::kArrayLength : Error::kBulkLength), p + 1;
+        } else if (line_bytes > limits.inline_bytes_max) {
+          return Fail(is_array ? Error::kBigArrayHeader : Error::kBigBulkHeader), p + 1;
+        }
+        break;
+      }
+      case State::kArrayLf:
+        if (c != '\n') return Fail(Error::kLineEnd), p + 1;
+        TakeArrayLength(limits);
+        if (state_ != State::kBulkMarker) return p + 1;
+        break;
+      case State::kBulkLf:
+        if (c != '\n') return Fail(Error::kLineEnd), p + 1;
+        TakeBulkLength(offset + static_cast<uint64_t>(p - origin) + 1, limits);
+        return p + 1;
       case State::kBody:
         if (body_left_ > 2) {
           const uint64_t n = std::min<uint64_t>(body_left_ - 2, static_cast<uint64_t>(end - p));
-          p += n;
           body_left_ -= n;
-        } else if (*p++ != (body_left_ == 2 ? '\r' : '\n')) {
-          Fail(Error::kBulkEnd);
-        } else if (--body_left_ == 0) {
-          state_ = ++args_done_ == arg_count_ ? State::kStart : State::kMarker;
+          p += n;
+          continue;
         }
+        if (c != (body_left_ == 2 ? '\r' : '\n')) return Fail(Error::kLineEnd), p + 1;
+        if (--body_left_ > 0) break;
+        if (++args_done_ == arg_count_) {
+          state_ = State::kStart;
+          return p + 1;
+        }
+        state_ = State::kBulkMarker;
         break;
       case State::kStart:
       case State::kInline:
       case State::kFailed:
         return p;
     }
+    ++p;
   }
   return p;
 }
@@ -129,7 +202,7 @@ void RequestScanner::TakeArrayLength(const RequestLimits& limits) {
     return Fail(Error::kUnauthenticatedArray);
   }
   arg_count_ = std::max<int64_t>(count, 0);
-  state_ = arg_count_ == 0 ? State::kStart : State::kMarker;
+  state_ = arg_count_ == 0 ? State::kStart : State::kBulkMarker;
 }
 
 void RequestScanner::TakeBulkLength(uint64_t body_offset, const RequestLimits& limits) {
@@ -179,8 +252,8 @@ absl::string_view RequestScanner::error() const {
       return "Protocol error: invalid bulk length";
     case Error::kUnauthenticatedBulk:
       return "Protocol error: unauthenticated bulk length";
-    case Error::kBulkEnd:
-      return "Protocol error: expected CRLF after bulk";
+    case Error::kLineEnd:
+      return "Protocol error: invalid CRLF in request";
     case Error::kBigInline:
       return "Protocol error: too big inline request";
   }

@@ -72,10 +72,11 @@ class RequestScanner {
  private:
   enum class State : uint8_t {
     kStart,
-    kArrayNumber,  // after '*'
+    kArrayMarker,  // before '*'
+    kArrayNumber,  // after it
     kArrayLf,      // after its CR
-    kMarker,       // before '$'
-    kBulkNumber,   // after '$'
+    kBulkMarker,   // before '$'
+    kBulkNumber,   // after it
     kBulkLf,       // after its CR
     kBody,         // body_left_ counts the body and its CRLF
     kInline,
@@ -90,10 +91,15 @@ class RequestScanner {
     kNotBulk,  // the text is in not_bulk_text_
     kBulkLength,
     kUnauthenticatedBulk,
-    kBulkEnd,
+    kLineEnd,
     kBigInline,
   };
-  const char* ScanSlow(const char* p, const char* end, const RequestLimits& limits);
+  // Each returns the end of what it took.
+  const char* TakeShortHead(const char* p, const char* end, const RequestLimits& limits);
+  const char* SkipArgs(const char* p, const char* end, uint64_t offset,
+                       const RequestLimits& limits);
+  const char* ScanBytes(const char* p, const char* end, uint64_t offset,
+                        const RequestLimits& limits);
   const char* ScanInline(const char* p, const char* end, const RequestLimits& limits);
   void BeginFrame(char first);
   void TakeArrayLength(const RequestLimits& limits);
@@ -148,7 +154,9 @@ class ReplyScanner {
     kBody,    // body_left_ counts the body and its CRLF
     kFailed
   };
-  const char* ScanSlow(const char* p, const char* end);
+  // Each returns the end of what it took.
+  const char* SkipValues(const char* p, const char* end);
+  const char* ScanBytes(const char* p, const char* end);
   const char* ScanLine(const char* p, const char* end);
   bool BeginValue(char type);
   bool TakeNumberByte(char c);
