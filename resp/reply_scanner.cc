@@ -70,7 +70,6 @@ const char* ReplyScanner::SkipValues(const char* p, const char* end) {
           p = body + n.value + 2;
         }
       } else if (n.bytes != 0 && (type == '*' || type == ':')) {
-        // At most 10^6 each time, and the count stays within 64 bits by BeginAggregate's check.
         if (type == '*' && !AddValues(n.value)) return body;
         p = body;
       } else {

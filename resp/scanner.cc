@@ -186,6 +186,10 @@ const char* RequestScanner::ScanInline(const char* p, const char* end,
   const size_t n = std::min<uint64_t>(room, static_cast<uint64_t>(end - p));
   const char* const newline = static_cast<const char*>(std::memchr(p, '\n', n));
   const char* const line_end = newline != nullptr ? newline : p + n;
+  // The servers look for the line's end in a C string: a NUL hides it from them until the line is
+  // too big. The same answer at once, instead of a client that waits for nothing.
+  const void* const nul = std::memchr(p, '\0', static_cast<size_t>(line_end - p));
+  if (nul != nullptr) return Fail(Error::kBigInline), static_cast<const char*>(nul) + 1;
   if (arg_count_ == 0 && !std::all_of(p, line_end, IsBlank)) arg_count_ = 1;
   if (newline != nullptr) {
     state_ = State::kStart;

@@ -41,7 +41,11 @@ struct ArgPosition {
   uint64_t length = 0;
 };
 
-// Frames of requests: arrays of bulk strings, and inline commands.
+// Frames of requests: arrays of bulk strings, and inline commands (a line up to LF, with or without
+// a CR before it). What is refused, and in which words, is that of redis-server 7.0 and
+// valkey-server 8, with these differences. A bad byte is refused when it is seen, not at the end of
+// its line. A line end that is not CRLF is refused, as newer servers do. A NUL in an inline command
+// is refused at once with the text that the servers come to after 64 KiB more.
 class RequestScanner {
  public:
   // Positions of the first arguments that are recorded while scanning (command, key, …).
@@ -66,7 +70,7 @@ class RequestScanner {
   // Bytes that the frame needs for certain before it can be complete (rest of a bulk and its CRLF).
   uint64_t bytes_missing() const { return body_left_; }
   // After kError: the server's text without the leading "-ERR ", e.g.
-  // "Protocol error: invalid bulk length".
+  // "Protocol error: invalid bulk length". Lives as long as the scanner.
   absl::string_view error() const;
 
  private:

@@ -102,8 +102,7 @@ bool ParseText(absl::string_view frame, absl::string_view* text);
 bool ParseDecimal(absl::string_view digits, int64_t* value);
 
 // An inline command's line (without its line end) → arguments, with the server's rules for quotes
-// and escapes (sdssplitargs), but a NUL is a byte like others. *args is replaced. False: unbalanced
-// quotes.
+// and escapes (sdssplitargs). *args is replaced. False: unbalanced quotes.
 bool SplitInline(absl::string_view line, std::vector<std::string>* args);
 
 }  // namespace resp
