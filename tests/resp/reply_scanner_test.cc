@@ -166,6 +166,42 @@ TEST(ReplyScannerTest, RefusesWhatIsNotAReply) {
   }
 }
 
+// Headers are read in several ways, by their number of digits and by what follows them: each byte
+// of a pipeline is replaced by each other byte.
+TEST(ReplyScannerTest, AnyWrongByteIsFound) {
+  const auto bulk = [](size_t bytes) {
+    return absl::StrCat("$", bytes, "\r\n", std::string(bytes, 'x'), "\r\n");
+  };
+  for (const std::string& frame :
+       {bulk(3), bulk(12), bulk(123), bulk(1234), bulk(12345),
+        absl::StrCat("*4\r\n", bulk(5), ":1\r\n:123456\r\n$-1\r\n"), std::string("+OK\r\n"),
+        std::string("-ERR a\r\n"), absl::StrCat("*12\r\n", Repeated(":-12\r\n", 12)),
+        std::string("%1\r\n#t\r\n,1.5\r\n"), std::string("|1\r\n_\r\n(12\r\n=5\r\ntxt:x\r\n")}) {
+    std::string stream = frame + "+PONG\r\n+PONG\r\n+PONG\r\n";
+    for (size_t i = 0; i < frame.size(); ++i) {
+      if (stream[i] == 'x') continue;
+      const char original = stream[i];
+      for (int c = 0; c < 256; ++c) {
+        stream[i] = static_cast<char>(c);
+        ASSERT_EQ("", CheckReplies(stream, WholeInput(), Depth::kFrames));
+      }
+      stream[i] = original;
+    }
+  }
+}
+
+TEST(ReplyScannerTest, ALeadingZeroIsRefusedAtAnyLength) {
+  for (const size_t bytes : {1, 12, 123, 1234, 12345}) {
+    ReplyScanner scanner;
+    EXPECT_EQ(
+        scanner.Scan(absl::StrCat("$0", bytes, "\r\n", std::string(bytes, 'x'), "\r\n")).status,
+        ScanStatus::kError);
+    ReplyScanner counts;
+    EXPECT_EQ(counts.Scan(absl::StrCat("*0", bytes, "\r\n", Repeated(":1\r\n", 12345))).status,
+              ScanStatus::kError);
+  }
+}
+
 TEST(ReplyScannerTest, TakesTheLargestCountsAndLengths) {
   ReplyScanner scanner;
   EXPECT_EQ(scanner.Scan("%4294967295\r\n").status, ScanStatus::kNeedMore);

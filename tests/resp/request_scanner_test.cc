@@ -158,6 +158,40 @@ TEST(RequestScannerTest, AnInlineCommandIsALine) {
   }
 }
 
+// Headers are read in several ways, by their number of digits and by what follows them: each byte
+// of a pipeline is replaced by each other byte.
+TEST(RequestScannerTest, AnyWrongByteIsFound) {
+  const std::string padding = Command({"PING"});
+  for (const size_t bytes : {3, 12, 123, 1234}) {
+    const std::string command = Command({"SET", std::string(bytes, 'k'), "v"});
+    const std::string many = Command(std::vector<std::string>(bytes % 100, "x"));
+    for (const std::string& frame : {command, Command({std::string(bytes, 'k'), "v"}), many}) {
+      std::string stream = frame + padding + padding;
+      for (size_t i = 0; i < frame.size(); ++i) {
+        if (stream[i] == 'k') continue;
+        const char original = stream[i];
+        for (int c = 0; c < 256; ++c) {
+          stream[i] = static_cast<char>(c);
+          ASSERT_EQ("", CheckRequests(stream, RequestLimits(), WholeInput(), Depth::kFrames));
+        }
+        stream[i] = original;
+      }
+    }
+  }
+}
+
+TEST(RequestScannerTest, ALeadingZeroIsRefusedAtAnyLength) {
+  for (const size_t bytes : {1, 12, 123, 1234, 12345}) {
+    const std::string bulk = absl::StrCat("$0", bytes, "\r\n", std::string(bytes, 'x'), "\r\n");
+    const std::string rest = Command({"PING"});
+    ExpectRefused({"first", "*1\r\n" + bulk + rest, "Protocol error: invalid bulk length"});
+    ExpectRefused(
+        {"second", "*2\r\n$3\r\nGET\r\n" + bulk + rest, "Protocol error: invalid bulk length"});
+    ExpectRefused({"count", absl::StrCat("*0", bytes, "\r\n", bulk, rest),
+                   "Protocol error: invalid multibulk length"});
+  }
+}
+
 // What redis-server 7.0.15 answered to these inputs; where it only waits for more (a header without
 // its end, a NUL before one), what it answers in the end.
 TEST(RequestScannerTest, RefusesInTheServersWords) {
@@ -242,6 +276,7 @@ TEST(RequestScannerTest, BeforeAuthenticationLimitsAreLower) {
         Command({"AUTH", std::string(16384, 'x')}), std::string("*-11\r\n")}) {
     RequestScanner scanner;
     EXPECT_EQ(scanner.Scan(allowed, limits).status, ScanStatus::kComplete);
+    EXPECT_EQ("", CheckRequests(allowed, limits, Bytewise(), Depth::kFrames));
   }
 }
 
