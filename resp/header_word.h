@@ -48,7 +48,7 @@ inline WordNumber ReadShortNumber(uint64_t word) {
 inline WordNumber ReadNumber(uint64_t word) {
   constexpr uint64_t kOnes = 0x0101010101010101;
   constexpr uint64_t kHighBits = 0x8080808080808080;
-  // The lowest byte that is CR has the lowest bit set here.
+  // The lowest bit that is set here lies in the lowest byte that is CR.
   const uint64_t not_cr = word ^ (kOnes * '\r');
   const uint64_t cr_bits = (not_cr - kOnes) & ~not_cr & kHighBits;
   if (cr_bits == 0) return {0, 0};

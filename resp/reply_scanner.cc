@@ -42,41 +42,43 @@ ScanResult ReplyScanner::Scan(absl::string_view input) {
 // The fast way over values of the common types that have short headers and lie in the input as a
 // whole. The first other value, also a bad one, is left to ScanBytes.
 const char* ReplyScanner::SkipValues(const char* p, const char* end) {
-  constexpr uint64_t kNullMask = 0xffffffffff, kNull = 0x0a0d312d24;  // "$-1\r\n"
-  constexpr uint64_t kOk = 0x0a0d4b4f2b;                              // "+OK\r\n"
+  constexpr uint64_t kFiveBytes = 0xffffffffff;
+  constexpr uint64_t kOk = 0x0a0d4b4f2b;    // "+OK\r\n"
+  constexpr uint64_t kNull = 0x0a0d312d24;  // "$-1\r\n"
   // The type and a word of digits.
-  while (values_left_ > 0 && end - p > static_cast<ptrdiff_t>(sizeof(uint64_t))) {
+  constexpr ptrdiff_t kReach = 1 + sizeof(uint64_t);
+  for (; values_left_ > 0 && end - p >= kReach; --values_left_) {
     const char type = *p;
     if (type == '+') {
-      if ((LoadWord(p) & kNullMask) != kOk) return p;
+      if ((LoadWord(p) & kFiveBytes) != kOk) return p;
       p += 5;
-    } else {
-      const uint64_t word = LoadWord(p + 1);
-      WordNumber n = ReadShortNumber(word);
-      if (n.bytes == 0) n = ReadNumber(word);
-      const char* const body = p + 1 + n.bytes;
-      if (type == '$') {
-        if (n.bytes == 0) {
-          if ((LoadWord(p) & kNullMask) != kNull) return p;
-          p += 5;
-        } else {
-          if (static_cast<uint64_t>(end - body) < uint64_t{n.value} + 2) {
-            --values_left_;
-            body_left_ = uint64_t{n.value} + 2;
-            state_ = State::kBody;
-            return body;
-          }
-          if (!IsCrlf(body + n.value)) return p;
-          p = body + n.value + 2;
-        }
-      } else if (n.bytes != 0 && (type == '*' || type == ':')) {
-        if (type == '*' && !AddValues(n.value)) return body;
-        p = body;
-      } else {
-        return p;
-      }
+      continue;
     }
-    --values_left_;
+    const uint64_t word = LoadWord(p + 1);
+    WordNumber n = ReadShortNumber(word);
+    if (n.bytes == 0) n = ReadNumber(word);
+    const char* const rest = p + 1 + n.bytes;
+    if (type == '$') {
+      if (n.bytes == 0) {
+        if ((LoadWord(p) & kFiveBytes) != kNull) return p;
+        p += 5;
+        continue;
+      }
+      const uint64_t body_bytes = uint64_t{n.value} + 2;
+      if (static_cast<uint64_t>(end - rest) < body_bytes) {
+        --values_left_;
+        body_left_ = body_bytes;
+        state_ = State::kBody;
+        return rest;
+      }
+      if (!IsCrlf(rest + n.value)) return p;
+      p = rest + body_bytes;
+    } else if (n.bytes != 0 && (type == ':' || type == '*')) {
+      if (type == '*' && !AddValues(n.value)) return rest;
+      p = rest;
+    } else {
+      return p;
+    }
   }
   if (values_left_ == 0) state_ = State::kStart;
   return p;

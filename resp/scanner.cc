@@ -121,10 +121,7 @@ const char* RequestScanner::ScanBytes(const char* p, const char* end, uint64_t o
       case State::kArrayMarker:
       case State::kBulkMarker: {
         const bool is_array = state_ == State::kArrayMarker;
-        if (!is_array && c != '$') {
-          FailNotBulk(c);
-          return p + 1;
-        }
+        if (!is_array && c != '$') return FailNotBulk(p + 1, c);
         line_start_ = offset + static_cast<uint64_t>(p - origin);
         number_.Clear();
         state_ = is_array ? State::kArrayNumber : State::kBulkNumber;
@@ -137,19 +134,19 @@ const char* RequestScanner::ScanBytes(const char* p, const char* end, uint64_t o
         if (c == '\r') {
           state_ = is_array ? State::kArrayLf : State::kBulkLf;
         } else if (!number_.Add(c)) {
-          return Fail(is_array ? Error::kArrayLength : Error::kBulkLength), p + 1;
+          return FailAt(p + 1, is_array ? Error::kArrayLength : Error::kBulkLength);
         } else if (line_bytes > limits.inline_bytes_max) {
-          return Fail(is_array ? Error::kBigArrayHeader : Error::kBigBulkHeader), p + 1;
+          return FailAt(p + 1, is_array ? Error::kBigArrayHeader : Error::kBigBulkHeader);
         }
         break;
       }
       case State::kArrayLf:
-        if (c != '\n') return Fail(Error::kLineEnd), p + 1;
+        if (c != '\n') return FailAt(p + 1, Error::kLineEnd);
         TakeArrayLength(limits);
         if (state_ != State::kBulkMarker) return p + 1;
         break;
       case State::kBulkLf:
-        if (c != '\n') return Fail(Error::kLineEnd), p + 1;
+        if (c != '\n') return FailAt(p + 1, Error::kLineEnd);
         TakeBulkLength(offset + static_cast<uint64_t>(p - origin) + 1, limits);
         return p + 1;
       case State::kBody:
@@ -159,7 +156,7 @@ const char* RequestScanner::ScanBytes(const char* p, const char* end, uint64_t o
           p += n;
           continue;
         }
-        if (c != (body_left_ == 2 ? '\r' : '\n')) return Fail(Error::kLineEnd), p + 1;
+        if (c != (body_left_ == 2 ? '\r' : '\n')) return FailAt(p + 1, Error::kLineEnd);
         if (--body_left_ > 0) break;
         if (++args_done_ == arg_count_) {
           state_ = State::kStart;
@@ -180,22 +177,23 @@ const char* RequestScanner::ScanBytes(const char* p, const char* end, uint64_t o
 const char* RequestScanner::ScanInline(const char* p, const char* end,
                                        const RequestLimits& limits) {
   if (state_ == State::kFailed) return p;
-  // One byte more than a line may have shows that it is too long.
+  const uint64_t available = static_cast<uint64_t>(end - p);
   const uint64_t room =
-      limits.inline_bytes_max + 1 - std::min<uint64_t>(frame_bytes_, limits.inline_bytes_max);
-  const size_t n = std::min<uint64_t>(room, static_cast<uint64_t>(end - p));
+      limits.inline_bytes_max - std::min<uint64_t>(frame_bytes_, limits.inline_bytes_max);
+  // One byte more than a line may have shows that it is too long.
+  const size_t n = available > room ? room + 1 : available;
   const char* const newline = static_cast<const char*>(std::memchr(p, '\n', n));
   const char* const line_end = newline != nullptr ? newline : p + n;
   // The servers look for the line's end in a C string: a NUL hides it from them until the line is
   // too big. The same answer at once, instead of a client that waits for nothing.
   const void* const nul = std::memchr(p, '\0', static_cast<size_t>(line_end - p));
-  if (nul != nullptr) return Fail(Error::kBigInline), static_cast<const char*>(nul) + 1;
+  if (nul != nullptr) return FailAt(static_cast<const char*>(nul) + 1, Error::kBigInline);
   if (arg_count_ == 0 && !std::all_of(p, line_end, IsBlank)) arg_count_ = 1;
   if (newline != nullptr) {
     state_ = State::kStart;
     return newline + 1;
   }
-  if (frame_bytes_ + n > limits.inline_bytes_max) Fail(Error::kBigInline);
+  if (available > room) Fail(Error::kBigInline);
   return line_end;
 }
 
@@ -224,18 +222,23 @@ void RequestScanner::TakeBulkLength(uint64_t body_offset, const RequestLimits& l
   state_ = State::kBody;
 }
 
-void RequestScanner::FailNotBulk(char got) {
+const char* RequestScanner::FailNotBulk(const char* next, char got) {
   // An error reply is one line of text.
   if (got == '\r' || got == '\n' || got == '\0') got = ' ';
   static_assert(kNotBulkText.size() <= sizeof(not_bulk_text_));
   std::memcpy(not_bulk_text_, kNotBulkText.data(), kNotBulkText.size());
   not_bulk_text_[kNotBulkText.size() - 2] = got;
-  Fail(Error::kNotBulk);
+  return FailAt(next, Error::kNotBulk);
 }
 
 void RequestScanner::Fail(Error error) {
   error_ = error;
   state_ = State::kFailed;
+}
+
+const char* RequestScanner::FailAt(const char* next, Error error) {
+  Fail(error);
+  return next;
 }
 
 absl::string_view RequestScanner::error() const {

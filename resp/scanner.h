@@ -108,8 +108,9 @@ class RequestScanner {
   void BeginFrame(char first);
   void TakeArrayLength(const RequestLimits& limits);
   void TakeBulkLength(uint64_t body_offset, const RequestLimits& limits);
-  void FailNotBulk(char got);
   void Fail(Error error);
+  const char* FailAt(const char* next, Error error);
+  const char* FailNotBulk(const char* next, char got);
 
   // The size stays below 160 bytes: there is one for each client.
   State state_ = State::kStart;
