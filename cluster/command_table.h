@@ -4,7 +4,8 @@
 //
 // One row per command and subcommand of redis 7.0 and valkey 8: its facts, as the servers tell them
 // (COMMAND, COMMAND DOCS), and how the proxy serves it. The rows are generated
-// (tools/gen_command_table.py → cluster/command_table_data.inc); reviewed overrides live in the tool.
+// (tools/gen_command_table.py → cluster/command_table_data.inc); reviewed overrides live in the
+// tool.
 
 #include <cstdint>
 #include <vector>
@@ -16,12 +17,12 @@ namespace cluster {
 
 // How the proxy serves a command.
 enum class Serve : uint8_t {
-  kOneSlot,     // all keys in one slot: forwarded on a shared connection
-  kSplit,       // keys may lie in several slots: one fragment a slot, see Split and Merge
-  kKeyless,     // no keys, changes nothing, same answer anywhere: forwarded to slot 0's owner
-  kLocal,       // answered by the proxy
-  kNotYet,      // the proxy will serve it; refused with a clear error for now
-  kRefused,     // administration of a single server: refused
+  kOneSlot,  // all keys in one slot: forwarded on a shared connection
+  kSplit,    // keys may lie in several slots: one fragment a slot, see Split and Merge
+  kKeyless,  // no keys, changes nothing, same answer anywhere: forwarded to slot 0's owner
+  kLocal,    // answered by the proxy
+  kNotYet,   // the proxy will serve it; refused with a clear error for now
+  kRefused,  // administration of a single server: refused
 };
 
 // How a kSplit request's arguments go with its keys.
@@ -52,8 +53,8 @@ enum CommandFlag : uint32_t {
   kFlagNoAsyncLoading = 1u << 18,
   kFlagNoMandatoryKeys = 1u << 19,
   // The proxy's own:
-  kFlagScript = 1u << 24,   // EVAL, EVALSHA, FCALL and _RO: an error does not prove that nothing ran
-  kFlagSlow = 1u << 25,     // unbounded run time: a longer reply deadline for its node
+  kFlagScript = 1u << 24,  // EVAL, EVALSHA, FCALL and _RO: an error does not prove that nothing ran
+  kFlagSlow = 1u << 25,    // unbounded run time: a longer reply deadline for its node
 };
 
 enum class BeginSearch : uint8_t { kUnknown, kIndex, kKeyword };
@@ -63,29 +64,37 @@ enum class FindKeys : uint8_t { kUnknown, kRange, kKeyNum };
 // keys are found from there.
 struct KeySpec {
   BeginSearch begin = BeginSearch::kUnknown;
-  int16_t index = 0;               // kIndex: argument index; kKeyword: where the search starts (may be negative)
-  absl::string_view keyword;       // kKeyword
+  int16_t index = 0;  // kIndex: argument index; kKeyword: where the search starts (may be negative)
+  absl::string_view keyword = {};  // kKeyword
   FindKeys find = FindKeys::kUnknown;
-  int16_t last_key = 0;            // kRange: last key relative to the first; negative: from the end
+  int16_t last_key = 0;  // kRange: last key relative to the first; negative: from the end
   int16_t key_step = 1;
-  int16_t limit = 0;               // kRange with last_key -1: 0 or 1 no limit, 2 half, …
-  int16_t keynum_index = 0;        // kKeyNum: relative to the begin
-  int16_t first_key = 0;           // kKeyNum: relative to the begin
-  bool not_key = false;            // a channel or the like: routes, but is not a key
+  int16_t limit = 0;         // kRange with last_key -1: 0 or 1 no limit, 2 half, …
+  int16_t keynum_index = 0;  // kKeyNum: relative to the begin
+  int16_t first_key = 0;     // kKeyNum: relative to the begin
+  bool not_key = false;      // a channel or the like: routes, but is not a key
   bool incomplete = false;
 };
 
 enum class RequestPolicy : uint8_t { kNone, kAllNodes, kAllShards, kMultiShard, kSpecial };
 enum class ResponsePolicy : uint8_t {
-  kNone, kOneSucceeded, kAllSucceeded, kAggLogicalAnd, kAggLogicalOr, kAggMin, kAggMax, kAggSum, kSpecial
+  kNone,
+  kOneSucceeded,
+  kAllSucceeded,
+  kAggLogicalAnd,
+  kAggLogicalOr,
+  kAggMin,
+  kAggMax,
+  kAggSum,
+  kSpecial
 };
 
 struct CommandSpec {
-  absl::string_view name;       // upper case; a subcommand's own name, without its container
-  absl::string_view container;  // upper case; empty for a command
-  int16_t arity = 0;            // with the name(s); negative: at least
-  uint32_t flags = 0;           // CommandFlag
-  absl::Span<const KeySpec> key_specs;
+  absl::string_view name;            // upper case; a subcommand's own name, without its container
+  absl::string_view container = {};  // upper case; empty for a command
+  int16_t arity = 0;                 // with the name(s); negative: at least
+  uint32_t flags = 0;                // CommandFlag
+  absl::Span<const KeySpec> key_specs = {};
   RequestPolicy request_policy = RequestPolicy::kNone;
   ResponsePolicy response_policy = ResponsePolicy::kNone;
   Serve serve = Serve::kRefused;
@@ -109,15 +118,22 @@ const CommandSpec* FindCommand(absl::string_view name);
 // A container's subcommand, any case. Null: unknown.
 const CommandSpec* FindSubcommand(const CommandSpec& container, absl::string_view name);
 
+// Also false for key-value pairs (kKeyValuePairs) of which the last has no value.
 bool ArityAccepts(const CommandSpec& command, int64_t arg_count);
 
 enum class KeySearch : uint8_t {
-  kOk,       // `indexes` has the positions (maybe none)
-  kInvalid,  // numkeys is not a number, negative, or larger than the arguments
+  kOk,  // `indexes` has the positions (maybe none)
+  // numkeys is not a number, negative, or larger than the arguments. Every node refuses the request
+  // without running it, each with the same text: it may go to any.
+  kInvalid,
 };
-// The argument indexes of all keys, by the key specs, in the order of the specs. `args` includes the
-// command name(s). Channels (not_key) count: they route too. Replaces *indexes.
+// The argument indexes of all keys, by the key specs, in the order of the specs. `args` includes
+// the command name(s). Channels (not_key) count: they route too. Replaces *indexes.
 KeySearch FindKeyIndexes(const CommandSpec& command, absl::Span<const absl::string_view> args,
                          std::vector<uint32_t>* indexes);
+
+// Whether a node may let the request wait, and with it all that follows on its connection. XREAD
+// and XREADGROUP do so only with the option BLOCK, though their rows have kFlagBlocking.
+bool Blocks(const CommandSpec& command, absl::Span<const absl::string_view> args);
 
 }  // namespace cluster

@@ -25,7 +25,8 @@ enum class Lookup : uint8_t { kFound, kUnknownCommand, kUnknownSubcommand, kWron
 Lookup LookUpCommand(absl::string_view first, absl::string_view second, int64_t arg_count,
                      const CommandSpec** command);
 // The servers' texts, without the leading '-':
-// "ERR unknown command 'x', with args beginning with: 'a' 'b' " (128 bytes of arguments, as they do)
+// "ERR unknown command 'x', with args beginning with: 'a' 'b' " (128 bytes of arguments, as they
+// do)
 std::string UnknownCommandError(absl::Span<const absl::string_view> args);
 // "ERR unknown subcommand 'x'. Try CLIENT HELP."
 std::string UnknownSubcommandError(const CommandSpec& container, absl::string_view subcommand);

@@ -25,6 +25,17 @@ struct SplitFragment {
 struct SplitPlan {
   std::vector<SplitFragment> fragments;   // in the order of their first keys
   std::vector<uint32_t> fragment_of_key;  // by key number
+
+ private:
+  friend void PlanSplit(absl::Span<const Slot> slots, SplitPlan* plan);
+  void Clear();
+  uint32_t AddFragment(Slot slot);
+  // The slot's fragment, added if there is none: by search, or by the table of slots.
+  uint32_t SearchFragment(Slot slot);
+  uint32_t LookUpFragment(Slot slot);
+
+  std::vector<std::vector<uint32_t>> spare_keys_;  // memory of former fragments
+  std::vector<uint16_t> fragment_of_slot_;         // empty until needed; outside PlanSplit no entry
 };
 
 // Groups the keys by slot. `slots` has one entry per key, in request order. Reuses *plan's memory.
@@ -45,6 +56,9 @@ class MergedStatus {
   std::string Reply() const;
 
  private:
+  // The reply is what a successful fragment of this merge says; an integer is added to the sum.
+  bool HasForm(absl::string_view reply);
+
   const Merge merge_;
   int64_t sum_ = 0;
   bool any_may_have_run_ = false;

@@ -1,0 +1,184 @@
+#include "cluster/command_table.h"
+
+#include <array>
+#include <cstring>
+
+#include "absl/base/optimization.h"
+#include "absl/strings/match.h"
+
+namespace cluster {
+
+namespace {
+
+#include "cluster/command_table_data.inc"
+
+constexpr size_t kRowCount = sizeof(kCommands) / sizeof(kCommands[0]);
+
+// --- the table is what the look-up and its users take it for
+
+constexpr bool IsSortedAndUnique() {
+  for (size_t i = 1; i < kRowCount; ++i) {
+    const int by_container = kCommands[i - 1].container.compare(kCommands[i].container);
+    if (by_container > 0) return false;
+    if (by_container == 0 && kCommands[i - 1].name.compare(kCommands[i].name) >= 0) return false;
+  }
+  return true;
+}
+static_assert(IsSortedAndUnique(), "rows must be sorted by (container, name), each once");
+
+constexpr bool IdsAreIndexes() {
+  for (size_t i = 0; i < kRowCount; ++i) {
+    if (kCommands[i].id != i) return false;
+  }
+  return true;
+}
+static_assert(IdsAreIndexes(), "a row's id must be its index");
+
+// --- look-up by name: open addressing over upper-cased words, made at compile time
+
+constexpr size_t kNameBytesMax = 24;
+
+// A name as words of eight bytes, the first byte lowest, and what else tells rows apart: the length
+// (the words end in zeros, and a client may send zeros) and the container.
+struct NameKey {
+  uint64_t words[3] = {0, 0, 0};
+  uint64_t tag = 0;
+};
+
+constexpr uint64_t MakeTag(size_t name_bytes, uint32_t container) {
+  return name_bytes | uint64_t{container} << 8;
+}
+constexpr uint32_t kNoContainer = 0;
+constexpr uint32_t ContainerNumber(const CommandSpec& container) { return container.id + 1u; }
+
+constexpr uint64_t HashKey(const NameKey& key) {
+  uint64_t hash = key.words[0] * 0x9e3779b97f4a7c15;
+  hash ^= (key.words[1] + key.tag) * 0xc2b2ae3d27d4eb4f;
+  hash ^= key.words[2] * 0xff51afd7ed558ccd;
+  return hash ^ (hash >> 32);
+}
+
+constexpr size_t kBucketCount = 1024;
+static_assert(kRowCount * 2 < kBucketCount, "the look-up table is too full");
+constexpr uint16_t kNoRow = 0xffff;
+
+struct Index {
+  std::array<uint16_t, kBucketCount> rows{};
+  std::array<NameKey, kRowCount> keys{};
+};
+
+constexpr NameKey MakeKey(absl::string_view name, uint32_t container) {
+  NameKey key;
+  for (size_t i = 0; i < name.size(); ++i) {
+    key.words[i / 8] |= uint64_t{static_cast<uint8_t>(name[i])} << (i % 8 * 8);
+  }
+  key.tag = MakeTag(name.size(), container);
+  return key;
+}
+
+constexpr uint32_t FindContainer(absl::string_view name) {
+  for (const CommandSpec& row : kCommands) {
+    if (row.container.empty() && row.name == name) return ContainerNumber(row);
+  }
+  return kNoContainer;
+}
+
+constexpr Index MakeIndex() {
+  Index index;
+  for (uint16_t& row : index.rows) row = kNoRow;
+  absl::string_view container;
+  uint32_t number = kNoContainer;
+  for (size_t i = 0; i < kRowCount; ++i) {
+    if (kCommands[i].container != container) {
+      container = kCommands[i].container;
+      number = FindContainer(container);
+    }
+    index.keys[i] = MakeKey(kCommands[i].name, number);
+    size_t bucket = HashKey(index.keys[i]) % kBucketCount;
+    while (index.rows[bucket] != kNoRow) bucket = (bucket + 1) % kBucketCount;
+    index.rows[bucket] = static_cast<uint16_t>(i);
+  }
+  return index;
+}
+
+constexpr Index kIndex = MakeIndex();
+
+constexpr bool NamesFit() {
+  for (const CommandSpec& row : kCommands) {
+    if (row.name.empty() || row.name.size() > kNameBytesMax) return false;
+    if (!row.container.empty() && FindContainer(row.container) == kNoContainer) return false;
+  }
+  return true;
+}
+static_assert(NamesFit(), "a name is too long, or its container is missing");
+
+// Eight letters at once: bytes from 'a' to 'z' lose bit 5, all others stay.
+inline uint64_t ToUpper(uint64_t word) {
+  constexpr uint64_t kOnes = 0x0101010101010101;
+  const uint64_t ascii = ~word & (kOnes * 0x80);
+  const uint64_t low = word & (kOnes * 0x7f);
+  const uint64_t from_a = low + kOnes * (0x80 - 'a');
+  const uint64_t past_z = low + kOnes * (0x80 - 'z' - 1);
+  return word ^ ((from_a & ~past_z & ascii) >> 2);
+}
+
+inline uint64_t Load64(const char* p) {
+  uint64_t word;
+  std::memcpy(&word, p, sizeof(word));
+  return word;
+}
+
+// The first 0 … 8 bytes at p, the rest zero, without a loop and without reading past them.
+inline uint64_t LoadPart(const char* p, size_t size) {
+  if (size >= 8) return Load64(p);
+  if (size >= 4) {
+    uint32_t low;
+    uint32_t high;
+    std::memcpy(&low, p, 4);
+    std::memcpy(&high, p + size - 4, 4);
+    return low | uint64_t{high} << ((size - 4) * 8);
+  }
+  if (size == 0) return 0;
+  const uint64_t first = static_cast<uint8_t>(p[0]);
+  const uint64_t middle = static_cast<uint8_t>(p[size / 2]);
+  const uint64_t last = static_cast<uint8_t>(p[size - 1]);
+  return first | middle << (size / 2 * 8) | last << ((size - 1) * 8);
+}
+
+const CommandSpec* FindRow(absl::string_view name, uint32_t container) {
+  const size_t size = name.size();
+  if (size == 0 || size > kNameBytesMax) return nullptr;
+  NameKey key;
+  key.words[0] = ToUpper(LoadPart(name.data(), size));
+  if (size > 8) {
+    key.words[1] = ToUpper(LoadPart(name.data() + 8, size - 8));
+    if (size > 16) key.words[2] = ToUpper(LoadPart(name.data() + 16, size - 16));
+  }
+  key.tag = MakeTag(size, container);
+  for (size_t bucket = HashKey(key) % kBucketCount;; bucket = (bucket + 1) % kBucketCount) {
+    const uint16_t row = kIndex.rows[bucket];
+    if (row == kNoRow) return nullptr;
+    const NameKey& found = kIndex.keys[row];
+    const uint64_t difference = (found.words[0] ^ key.words[0]) | (found.words[1] ^ key.words[1]) |
+                                (found.words[2] ^ key.words[2]) | (found.tag ^ key.tag);
+    if (ABSL_PREDICT_TRUE(difference == 0)) return &kCommands[row];
+  }
+}
+
+}  // namespace
+
+absl::Span<const CommandSpec> AllCommands() { return kCommands; }
+
+const CommandSpec* FindCommand(absl::string_view name) { return FindRow(name, kNoContainer); }
+
+const CommandSpec* FindSubcommand(const CommandSpec& container, absl::string_view name) {
+  return FindRow(name, ContainerNumber(container));
+}
+
+bool ArityAccepts(const CommandSpec& command, int64_t arg_count) {
+  // A key without a value: the servers say so with the same text.
+  if (command.split == Split::kKeyValuePairs && arg_count % 2 == 0) return false;
+  return command.arity >= 0 ? arg_count == command.arity : arg_count >= -command.arity;
+}
+
+}  // namespace cluster
