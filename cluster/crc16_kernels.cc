@@ -48,11 +48,19 @@ constexpr uint64_t QuotientOfX64() {
   return quotient;
 }
 
-// Loading 16 bytes at kHeadShift + n gives the shuffle that reverses the first n bytes of a vector
-// into its low end and clears the rest.
-alignas(16) constexpr int8_t kHeadShift[32] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-                                               -1, -1, -1, -1, -1, 15, 14, 13, 12, 11, 10,
-                                               9,  8,  7,  6,  5,  4,  3,  2,  1,  0};
+constexpr uint64_t kX64 = PowerOfX(64);
+constexpr uint64_t kX80 = PowerOfX(80);
+constexpr uint64_t kX128 = PowerOfX(128);
+constexpr uint64_t kX192 = PowerOfX(192);
+constexpr uint64_t kQuotient = QuotientOfX64();
+
+// Loading 16 bytes at kHeadShuffle + 16 - n gives the shuffle that reverses the first n bytes of a
+// vector into its low end and clears the rest.
+alignas(16) constexpr int8_t kHeadShuffle[32] = {15, 14, 13, 12, 11, 10, 9,  8,  7,  6,  5,
+                                                 4,  3,  2,  1,  0,  -1, -1, -1, -1, -1, -1,
+                                                 -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+
+inline __m128i Load(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 
 }  // namespace
 
@@ -66,29 +74,25 @@ bool CanFoldCrc16() {
 __attribute__((target("pclmul,ssse3"))) uint16_t Crc16ByFolding(const char* bytes, size_t size) {
   ABSL_ASSERT(size >= kCrc16FoldMin);
   const __m128i reverse = _mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const auto load = [](const char* p) __attribute__((target("pclmul,ssse3"), always_inline)) {
-    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  };
   // The odd bytes come first, as the low end of a block whose missing bytes are zero: zeros in
   // front change nothing.
   const size_t head = (size - 1) % 16 + 1;  // 1 … 16
-  __m128i rest = _mm_shuffle_epi8(
-      load(bytes), _mm_loadu_si128(reinterpret_cast<const __m128i*>(kHeadShift + head)));
+  __m128i rest = _mm_shuffle_epi8(Load(bytes), Load(kHeadShuffle + 16 - head));
   // rest · x^128 + next, where x^128 and x^192 are taken mod P for the two halves.
-  const __m128i fold = _mm_set_epi64x(PowerOfX(192), PowerOfX(128));
+  const __m128i fold = _mm_set_epi64x(kX192, kX128);
   for (size_t i = head; i < size; i += 16) {
-    const __m128i next = _mm_shuffle_epi8(load(bytes + i), reverse);
+    const __m128i next = _mm_shuffle_epi8(Load(bytes + i), reverse);
     rest = _mm_xor_si128(_mm_xor_si128(_mm_clmulepi64_si128(rest, fold, 0x11),
                                        _mm_clmulepi64_si128(rest, fold, 0x00)),
                          next);
   }
   // rest · x^16 → 80 bits → 64 bits.
-  const __m128i down = _mm_set_epi64x(PowerOfX(64), PowerOfX(80));
+  const __m128i down = _mm_set_epi64x(kX64, kX80);
   const __m128i low = _mm_move_epi64(rest);
   __m128i sum = _mm_xor_si128(_mm_clmulepi64_si128(rest, down, 0x01), _mm_slli_si128(low, 2));
   sum = _mm_xor_si128(sum, _mm_clmulepi64_si128(sum, down, 0x11));
   // Barrett: the quotient by P is (sum / x^16) · (x^64 / P) / x^48, exactly.
-  const __m128i barrett = _mm_set_epi64x(kPolynomial, QuotientOfX64());
+  const __m128i barrett = _mm_set_epi64x(kPolynomial, kQuotient);
   const __m128i high = _mm_srli_epi64(sum, 16);
   const __m128i product = _mm_clmulepi64_si128(high, barrett, 0x00);
   const __m128i quotient = _mm_srli_si128(product, 6);
