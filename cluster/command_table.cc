@@ -1,10 +1,9 @@
 #include "cluster/command_table.h"
 
 #include <array>
-#include <cstring>
 
 #include "absl/base/optimization.h"
-#include "absl/strings/match.h"
+#include "cluster/load_bytes.h"
 
 namespace cluster {
 
@@ -13,6 +12,8 @@ namespace {
 #include "cluster/command_table_data.inc"
 
 constexpr size_t kRowCount = sizeof(kCommands) / sizeof(kCommands[0]);
+
+static_assert(sizeof(CommandSpec) == 64, "a row is a cache line");
 
 // --- the table is what the look-up and its users take it for
 
@@ -122,27 +123,9 @@ inline uint64_t ToUpper(uint64_t word) {
   return word ^ ((from_a & ~past_z & ascii) >> 2);
 }
 
-inline uint64_t Load64(const char* p) {
-  uint64_t word;
-  std::memcpy(&word, p, sizeof(word));
-  return word;
-}
-
-// The first 0 … 8 bytes at p, the rest zero, without a loop and without reading past them.
+// The first 0 … 8 bytes of a name's rest.
 inline uint64_t LoadPart(const char* p, size_t size) {
-  if (size >= 8) return Load64(p);
-  if (size >= 4) {
-    uint32_t low;
-    uint32_t high;
-    std::memcpy(&low, p, 4);
-    std::memcpy(&high, p + size - 4, 4);
-    return low | uint64_t{high} << ((size - 4) * 8);
-  }
-  if (size == 0) return 0;
-  const uint64_t first = static_cast<uint8_t>(p[0]);
-  const uint64_t middle = static_cast<uint8_t>(p[size / 2]);
-  const uint64_t last = static_cast<uint8_t>(p[size - 1]);
-  return first | middle << (size / 2 * 8) | last << ((size - 1) * 8);
+  return size >= 8 ? internal::Load64(p) : internal::LoadUpTo7(p, size);
 }
 
 const CommandSpec* FindRow(absl::string_view name, uint32_t container) {

@@ -93,7 +93,9 @@ struct CommandSpec {
   absl::string_view name;            // upper case; a subcommand's own name, without its container
   absl::string_view container = {};  // upper case; empty for a command
   int16_t arity = 0;                 // with the name(s); negative: at least
-  uint32_t flags = 0;                // CommandFlag
+  // A dense number for each local command's handler and for statistics: the row's index.
+  uint16_t id = 0;
+  uint32_t flags = 0;  // CommandFlag
   absl::Span<const KeySpec> key_specs = {};
   RequestPolicy request_policy = RequestPolicy::kNone;
   ResponsePolicy response_policy = ResponsePolicy::kNone;
@@ -103,8 +105,6 @@ struct CommandSpec {
   bool has_subcommands = false;
   // The key is argument 1 and there is no other (GET, SET, HSET, …): no search is needed.
   bool single_first_key = false;
-  // A dense number for each local command's handler and for statistics: the row's index.
-  uint16_t id = 0;
 
   bool is_write() const { return (flags & kFlagWrite) != 0; }
   bool is_read_only() const { return (flags & kFlagReadOnly) != 0; }

@@ -1,6 +1,7 @@
 #include "cluster/crc16_kernels.h"
 
 #include "absl/base/macros.h"
+#include "cluster/load_bytes.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -62,6 +63,21 @@ alignas(16) constexpr int8_t kHeadShuffle[32] = {15, 14, 13, 12, 11, 10, 9,  8, 
 
 inline __m128i Load(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 
+// The first 1 … 16 of 16 bytes, reversed.
+__attribute__((target("ssse3"))) inline __m128i LoadHead(const char* p, size_t head) {
+  return _mm_shuffle_epi8(Load(p), Load(kHeadShuffle + 16 - head));
+}
+
+// 8 … 15 bytes, reversed: two words that overlap.
+inline __m128i LoadShort(const char* p, size_t size) {
+  const uint64_t first = __builtin_bswap64(Load64(p));
+  const uint64_t last = __builtin_bswap64(Load64(p + size - 8));
+  // What of the first word is not in the last one: size - 8 bytes. In two shifts, since one of 64
+  // bits is undefined.
+  const uint64_t high = first >> 8 >> ((15 - size) * 8);
+  return _mm_set_epi64x(static_cast<int64_t>(high), static_cast<int64_t>(last));
+}
+
 }  // namespace
 
 bool CanFoldCrc16() {
@@ -77,7 +93,7 @@ __attribute__((target("pclmul,ssse3"))) uint16_t Crc16ByFolding(const char* byte
   // The odd bytes come first, as the low end of a block whose missing bytes are zero: zeros in
   // front change nothing.
   const size_t head = (size - 1) % 16 + 1;  // 1 … 16
-  __m128i rest = _mm_shuffle_epi8(Load(bytes), Load(kHeadShuffle + 16 - head));
+  __m128i rest = size < 16 ? LoadShort(bytes, size) : LoadHead(bytes, head);
   // rest · x^128 + next, where x^128 and x^192 are taken mod P for the two halves.
   const __m128i fold = _mm_set_epi64x(kX192, kX128);
   for (size_t i = head; i < size; i += 16) {

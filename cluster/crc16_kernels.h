@@ -8,9 +8,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-
-#include "absl/base/config.h"
 
 namespace cluster::internal {
 
@@ -63,8 +60,8 @@ inline uint16_t Crc16BySlices(const char* bytes, size_t size) {
 }
 
 // Carry-less multiplication, 16 bytes a step. Needs CanFoldCrc16() and at least kCrc16FoldMin
-// bytes.
-constexpr size_t kCrc16FoldMin = 17;
+// bytes: below, tables are faster.
+constexpr size_t kCrc16FoldMin = 8;
 bool CanFoldCrc16();
 uint16_t Crc16ByFolding(const char* bytes, size_t size);
 

@@ -8,6 +8,7 @@
 
 #include "absl/base/optimization.h"
 #include "cluster/crc16_kernels.h"
+#include "cluster/load_bytes.h"
 
 namespace cluster {
 
@@ -24,12 +25,6 @@ inline uint16_t Crc16Inline(const char* bytes, size_t size) {
   return internal::Crc16BySlices(bytes, size);
 }
 
-inline uint64_t Load64(const char* p) {
-  uint64_t word;
-  std::memcpy(&word, p, sizeof(word));
-  return word;
-}
-
 // Not 0 if one of the eight bytes is '{'. (x - 1) & ~x & 0x80 is exact for the lowest zero byte,
 // and only existence is asked.
 inline uint64_t HasBrace(uint64_t word) {
@@ -40,12 +35,7 @@ inline uint64_t HasBrace(uint64_t word) {
 
 // Most keys have no hash tag: this says so without a call, by words that may overlap.
 inline bool ContainsBrace(const char* p, size_t size) {
-  if (size < 8) {
-    for (size_t i = 0; i < size; ++i) {
-      if (p[i] == '{') return true;
-    }
-    return false;
-  }
+  if (size < 8) return HasBrace(internal::LoadUpTo7(p, size)) != 0;
 #if defined(__SSE2__)
   if (size >= 16) {
     const __m128i brace = _mm_set1_epi8('{');
@@ -57,8 +47,8 @@ inline bool ContainsBrace(const char* p, size_t size) {
     return _mm_movemask_epi8(found) != 0;
   }
 #endif
-  uint64_t found = HasBrace(Load64(p + size - 8));
-  for (size_t i = 0; i + 8 < size; i += 8) found |= HasBrace(Load64(p + i));
+  uint64_t found = HasBrace(internal::Load64(p + size - 8));
+  for (size_t i = 0; i + 8 < size; i += 8) found |= HasBrace(internal::Load64(p + i));
   return found != 0;
 }
 

@@ -3,8 +3,8 @@
 
 Starts each installed server on a free loopback port, asks it, and ends it. Writes
 
-  cluster/command_table_data.inc      the union of the servers' commands (COMMAND, COMMAND DOCS) with
-                                      the reviewed overrides (tools/command_table/review.py)
+  cluster/command_table_data.inc      the union of the servers' commands (COMMAND, COMMAND DOCS)
+                                      with the reviewed overrides (tools/command_table/review.py)
   tests/cluster/key_examples_data.inc where the keys of example requests are (COMMAND GETKEYS)
   tests/cluster/error_texts_data.inc  their texts for unknown commands and wrong arity
 

@@ -1,8 +1,8 @@
 """The review: what the servers' metadata cannot say of their commands, each with its reason."""
 
-# Facts that differ between the servers: (command, fact) → why the union is right. Flags are or-ed,
-# of two arities the more permissive one stands (the node checks its own), valkey's tips and key
-# specs win.
+# Facts that differ between the servers: (command, fact) → why the union is right. Flags are
+# or-ed, of two arities the more permissive one stands (the node checks its own), valkey's tips and
+# key specs win.
 _NESTED = "valkey dropped noscript: it concerns calls from scripts only, the union is harmless"
 _LOADING = "valkey also answers while loading"
 _TIPS = "valkey added tips; the command is not served by them"
@@ -38,7 +38,8 @@ REVIEWED_DIFFERENCES = {
     ("ZREVRANK", "arity"): "valkey takes WITHSCORE",
 }
 
-# How a command is served, where its flags and key specs do not decide it: kind → reason → commands.
+# How a command is served, where its flags and key specs do not decide it: kind → reason →
+# commands.
 # A command with keys and without a flag of STATEFUL_FLAGS is kOneSlot; one with the flag admin is
 # kRefused; of every other one it must be said here.
 REVIEWED_SERVE = {

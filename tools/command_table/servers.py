@@ -151,7 +151,8 @@ class KeySpec:
             fields += [".find = FindKeys::kKeyNum"]
             if find["keystep"] != 1:
                 fields += [".key_step = %d" % find["keystep"]]
-            fields += [".keynum_index = %d" % find["keynumidx"], ".first_key = %d" % find["firstkey"]]
+            fields += [".keynum_index = %d" % find["keynumidx"],
+                       ".first_key = %d" % find["firstkey"]]
         if self.not_key:
             fields += [".not_key = true"]
         if self.incomplete:
