@@ -23,46 +23,47 @@ enum class LogLevel : uint8_t { kTrace, kDebug, kInfo, kWarn, kError, kOff };
 
 struct Config {
   // --- listening
-  std::vector<io::Endpoint> listen;                   // --addr
-  uint32_t clients_max = 10000;                       // --max-clients (L1)
-  std::string password;                               // content of --requirepass-file; empty: none
+  std::vector<io::Endpoint> listen;  // --addr
+  uint32_t clients_max = 10000;      // --max-clients (L1)
+  std::string password;              // content of --requirepass-file; empty: none
 
   // --- the cluster
-  std::vector<cluster::NodeAddress> startup_nodes;    // --startup-nodes
-  absl::Duration connect_timeout = absl::Milliseconds(250);     // --connect-timeout
-  absl::Duration reply_timeout = absl::Seconds(5);              // --reply-timeout (L11)
-  absl::Duration slow_reply_timeout = absl::Seconds(30);        // --slow-reply-timeout (L11)
-  absl::Duration slots_reload_interval = absl::Seconds(3);      // --slots-reload-interval (L12)
-  absl::Duration hold_timeout = absl::Seconds(5);               // --hold-timeout (L10)
-  std::string backend_username;                       // --backend-username
-  std::string backend_password;                       // content of --backend-password-file
-  uint32_t backend_connections = 1;                   // --backend-connections: shared, per worker, node, protocol
-  uint32_t backend_idle_connections = 16;             // --backend-idle-connections: private ones kept, per worker
+  std::vector<cluster::NodeAddress> startup_nodes;           // --startup-nodes
+  absl::Duration connect_timeout = absl::Milliseconds(250);  // --connect-timeout
+  absl::Duration reply_timeout = absl::Seconds(5);           // --reply-timeout (L11)
+  absl::Duration slow_reply_timeout = absl::Seconds(30);     // --slow-reply-timeout (L11)
+  absl::Duration slots_reload_interval = absl::Seconds(3);   // --slots-reload-interval (L12)
+  absl::Duration hold_timeout = absl::Seconds(5);            // --hold-timeout (L10)
+  std::string backend_username;                              // --backend-username
+  std::string backend_password;                              // content of --backend-password-file
+  uint32_t backend_connections = 1;  // --backend-connections: shared, per worker, node, protocol
+  uint32_t backend_idle_connections =
+      16;  // --backend-idle-connections: private ones kept, per worker
   cluster::ReadPrefer read_prefer = cluster::ReadPrefer::kPrimary;  // --read-prefer
-  bool retry_reads = true;                            // --retry-reads: a lost read may run once more
+  bool retry_reads = true;  // --retry-reads: a lost read may run once more
 
   // --- limits
-  uint64_t memory_limit_bytes = 0;                    // --memory-limit; 0: 75 % of what the machine or cgroup has
-  int64_t args_max = 1 << 20;                         // --max-args (L3)
-  int64_t bulk_bytes_max = int64_t{512} << 20;        // --max-bulk-bytes (L4)
-  uint32_t requests_per_client_max = 4096;            // --max-client-requests (L6)
-  uint64_t client_output_bytes_max = 256u << 20;      // --max-client-output (L7)
-  int redirections_max = 5;                           // L9
-  absl::Duration drain_timeout = absl::Seconds(10);   // --drain-timeout (L14)
-  absl::Duration auth_timeout = absl::Seconds(10);    // L16
+  uint64_t memory_limit_bytes = 0;  // --memory-limit; 0: 75 % of what the machine or cgroup has
+  int64_t args_max = 1 << 20;       // --max-args (L3)
+  int64_t bulk_bytes_max = int64_t{512} << 20;       // --max-bulk-bytes (L4)
+  uint32_t requests_per_client_max = 4096;           // --max-client-requests (L6)
+  uint64_t client_output_bytes_max = 256u << 20;     // --max-client-output (L7)
+  int redirections_max = 5;                          // L9
+  absl::Duration drain_timeout = absl::Seconds(10);  // --drain-timeout (L14)
+  absl::Duration auth_timeout = absl::Seconds(10);   // L16
 
   // --- threads and the ring
-  uint32_t workers = 1;                               // --workers; default: one a CPU
-  uint32_t ring_entries = 4096;                       // --ring-entries
-  bool zero_copy_send = false;                        // --zero-copy-send
-  uint64_t zero_copy_bytes_min = 32 << 10;            // --zero-copy-min-bytes
-  std::vector<std::string> disabled_features;         // --disable-feature
+  uint32_t workers = 1;                        // --workers; default: one a CPU
+  uint32_t ring_entries = 4096;                // --ring-entries
+  bool zero_copy_send = false;                 // --zero-copy-send
+  uint64_t zero_copy_bytes_min = 32 << 10;     // --zero-copy-min-bytes
+  std::vector<std::string> disabled_features;  // --disable-feature
 
   // --- telling
-  LogLevel log_level = LogLevel::kInfo;               // --log-level
-  std::string log_file;                               // --log-file; empty: standard error
-  uint64_t log_every_n = 100;                         // --log-every-n; 0: no access lines
-  std::string debug_address;                          // --debug-addr "host:port"; empty: none
+  LogLevel log_level = LogLevel::kInfo;  // --log-level
+  std::string log_file;                  // --log-file; empty: standard error
+  uint64_t log_every_n = 100;            // --log-every-n; 0: no access lines
+  std::string debug_address;             // --debug-addr "host:port"; empty: none
 };
 
 // What the command line asks for: a configuration, or a text to print (--help, --version).

@@ -22,11 +22,11 @@ namespace proxy {
 
 enum class MessageKind : uint8_t {
   // control → worker
-  kAdoptClient,    // value: a descriptor; the worker owns it from here
-  kClusterState,   // WorkerMail::states has a new one
-  kRefreshDone,    // WorkerMail::refreshes has a result
-  kDrain,          // answer what is complete, close clients and backends, report
-  kForceClose,     // the drain limit has passed: close at once, report
+  kAdoptClient,   // value: a descriptor; the worker owns it from here
+  kClusterState,  // WorkerMail::states has a new one
+  kRefreshDone,   // WorkerMail::refreshes has a result
+  kDrain,         // answer what is complete, close clients and backends, report
+  kForceClose,    // the drain limit has passed: close at once, report
 
   // worker → control
   kClientsClosed,  // value: how many clients have gone since the last one
@@ -34,8 +34,8 @@ enum class MessageKind : uint8_t {
   kDrained,        // value: clients that had to be cut off; the worker ends after it
 
   // to control, from threads without a ring
-  kSignal,         // value: the signal's number
-  kResolved,       // the Resolver has results
+  kSignal,    // value: the signal's number
+  kResolved,  // the Resolver has results
 };
 
 // Values for one receiver, first in, first out. Thread-safe; not for the data path.
@@ -61,9 +61,10 @@ class Mailbox {
 
 // What the nodes say of themselves; the proxy's own HELLO and INFO follow it.
 struct ServerInfo {
-  bool valkey = false;                  // family: Valkey, else Redis
-  std::string version = "7.0.0";        // "7.0.15", "8.0.1"
-  std::string compatible_redis_version; // Valkey: its "redis_version" (7.2.4); Redis: same as version
+  bool valkey = false;            // family: Valkey, else Redis
+  std::string version = "7.0.0";  // "7.0.15", "8.0.1"
+  std::string
+      compatible_redis_version;  // Valkey: its "redis_version" (7.2.4); Redis: same as version
   std::string maxmemory_policy = "noeviction";
 };
 
@@ -80,12 +81,12 @@ struct ClusterState {
 // A worker asks for a view of the cluster begun after now.
 struct RefreshAsk {
   uint32_t worker = 0;
-  uint64_t sequence = 0;       // the worker's own numbering, ascending
-  std::string first_node_id;   // ask this node first, if it is known; may be empty
+  uint64_t sequence = 0;      // the worker's own numbering, ascending
+  std::string first_node_id;  // ask this node first, if it is known; may be empty
 };
 
 struct RefreshResult {
-  uint64_t sequence = 0;       // all asks of this worker up to this number are answered
+  uint64_t sequence = 0;  // all asks of this worker up to this number are answered
   // The view that the refresh got, also if it was not published; null: failed.
   std::shared_ptr<const cluster::Topology> view;
 };

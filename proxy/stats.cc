@@ -1,1 +1,1 @@
-
+#include "proxy/stats.h"

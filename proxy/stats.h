@@ -5,9 +5,11 @@
 // Counters and gauges of one worker (or of control). One thread writes, any may read: a plain load,
 // add and store on the worker's own cache lines. The reader sums over workers.
 
-#include <array>
 #include <atomic>
 #include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
 
 namespace proxy {
 
@@ -73,13 +75,43 @@ struct alignas(128) WorkerStats {
 #undef RCPROXY_STAT_MEMBER
 };
 
+#define RCPROXY_CONTROL_STATS(X)                                                               \
+  X(refreshes, "topology_refreshes_total", kCounter, "Topology refreshes begun")               \
+  X(refresh_failures, "topology_refresh_failures_total", kCounter, "Refreshes without a view") \
+  X(topology_published, "topology_changes_total", kCounter, "Topologies given to the workers") \
+  X(topology_refused, "topology_refused_total", kCounter, "Views not taken over")              \
+  X(topology_ready, "topology_ready", kGauge, "1 once a topology is there")                    \
+  X(draining, "draining", kGauge, "1 once a drain has begun")                                  \
+  X(cluster_nodes, "cluster_nodes", kGauge, "Nodes of the topology")                           \
+  X(covered_slots, "cluster_slots_covered", kGauge, "Slots that a node serves")                \
+  X(accept_failures, "accept_failures_total", kCounter, "Failed accepts")
+
 struct alignas(128) ControlStats {
-  Counter refreshes;           // begun
-  Counter refresh_failures;
-  Counter topology_published;
-  Counter topology_ready;      // 1 once a topology is there
-  Counter cluster_nodes;       // of the published topology
-  Counter covered_slots;
+#define RCPROXY_STAT_MEMBER(member, name, kind, help) Counter member;
+  RCPROXY_CONTROL_STATS(RCPROXY_STAT_MEMBER)
+#undef RCPROXY_STAT_MEMBER
 };
+
+// The statistics of all threads of one proxy. Any thread may read.
+class StatsRegistry {
+ public:
+  explicit StatsRegistry(uint32_t workers);
+
+  WorkerStats* worker(uint32_t index) { return workers_[index].get(); }
+  ControlStats* control() { return &control_; }
+  const ControlStats& control() const { return control_; }
+  uint32_t workers() const { return static_cast<uint32_t>(workers_.size()); }
+  // Summed over the workers.
+  uint64_t Sum(Counter WorkerStats::*member) const;
+  // All numbers in Prometheus' text format, each with the prefix "rcproxy_"; sums over workers.
+  // `log_dropped` and the build's version are among them.
+  std::string PrometheusText(uint64_t log_dropped) const;
+
+ private:
+  std::vector<std::unique_ptr<WorkerStats>> workers_;
+  ControlStats control_;
+};
+
+constexpr char kVersion[] = "0.1.0";
 
 }  // namespace proxy

@@ -1,0 +1,1 @@
+#include "proxy/admin_server.h"

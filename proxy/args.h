@@ -1,0 +1,54 @@
+#pragma once
+
+// File: proxy/args.h
+//
+// All arguments of one complete request, as views into it. For commands whose keys must be
+// searched; the common ones get by with what the scanner recorded.
+
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "resp/views.h"
+
+namespace proxy {
+
+class ArgList {
+ public:
+  // The pieces' bytes live as long as the views.
+  explicit ArgList(const resp::Pieces& pieces) {
+    resp::ArgReader reader(pieces);
+    resp::ArgPosition position;
+    while (reader.Next(&position)) {
+      positions_.push_back(position);
+      std::string copy;
+      absl::string_view view = resp::ViewAt(pieces, position, &copy);
+      if (!copy.empty()) {
+        copies_.push_back(std::move(copy));
+        view = copies_.back();
+      }
+      views_.push_back(view);
+    }
+  }
+  ArgList(const ArgList&) = delete;
+  ArgList& operator=(const ArgList&) = delete;
+
+  absl::Span<const absl::string_view> views() const { return views_; }
+  // The argument with its header and line ends, i > 0.
+  resp::ArgPosition Raw(size_t i) const {
+    const resp::ArgPosition& before = positions_[i - 1];
+    const uint64_t begin = before.offset + before.length + 2;
+    return {begin, positions_[i].offset + positions_[i].length + 2 - begin};
+  }
+
+ private:
+  absl::InlinedVector<absl::string_view, 8> views_;
+  absl::InlinedVector<resp::ArgPosition, 8> positions_;
+  std::deque<std::string> copies_;  // arguments that lie in several pieces
+};
+
+}  // namespace proxy

@@ -1,0 +1,577 @@
+#include "proxy/backend.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "proxy/backend_pool.h"
+#include "proxy/client.h"
+#include "proxy/worker.h"
+#include "resp/views.h"
+
+namespace proxy {
+namespace {
+
+constexpr absl::string_view kAsking = "*1\r\n$6\r\nASKING\r\n";
+// Frames beyond this are received call by call, and streamed to a client that waits for them.
+constexpr size_t kLargeReplyBytes = 64 << 10;
+// A reply beyond this gets its connection to itself.
+constexpr size_t kOwnConnectionReplyBytes = 1 << 20;
+// Requests are given to the connection only while less than this waits there: what was not given to
+// it can still be taken back.
+constexpr size_t kGivenBytesMax = 1 << 20;
+// A backend that is not open takes no more than this (L13).
+constexpr size_t kUnopenedRequestsMax = 10000;
+constexpr size_t kUnopenedBytesMax = 64 << 20;
+// A handshake is quick or the node is not well.
+constexpr absl::Duration kHandshakeTimeoutMax = absl::Seconds(1);
+constexpr size_t kHandshakeFrameBytesMax = 64 << 10;
+
+constexpr absl::string_view kTimeoutError = "-ERR proxy: backend timeout (outcome unknown)\r\n";
+constexpr absl::string_view kLostError =
+    "-ERR proxy: backend connection lost (outcome unknown)\r\n";
+constexpr absl::string_view kProtocolError =
+    "-ERR proxy: backend protocol error (outcome unknown)\r\n";
+
+bool IsError(absl::string_view frame) {
+  return !frame.empty() && (frame[0] == '-' || frame[0] == '!');
+}
+
+absl::string_view ErrorLine(absl::string_view frame) {
+  frame.remove_prefix(1);
+  const size_t end = frame.find('\r');
+  return frame.substr(0, end);
+}
+
+// True for a refusal that says nothing about the connection: the user lacks the right, or the node
+// is still loading its data.
+bool IsTolerableRefusal(absl::string_view line) {
+  return absl::StartsWith(line, "NOPERM") || absl::StartsWith(line, "LOADING");
+}
+
+}  // namespace
+
+Backend::Backend(Worker* worker, uint32_t index, uint32_t generation)
+    : worker_(worker),
+      index_(index),
+      generation_(generation),
+      connection_(worker->ring()),
+      timer_(worker->timers(), &Backend::TimerFired, this),
+      arena_(worker->blocks()) {}
+
+void Backend::Become(State next) {
+  ABSL_ASSERT(next != state_);
+  ABSL_ASSERT(state_ != State::kClosing || next == State::kFree);
+  if (state_ == State::kOpen || state_ == State::kRetired) {
+    if (next != State::kRetired) worker_->stats()->backend_open.Sub(1);
+  } else if (next == State::kOpen) {
+    worker_->stats()->backend_open.Add(1);
+  }
+  state_ = next;
+  worker_->RaiseRouteEpoch();
+}
+
+void Backend::Start(NodeBackends* node, const Options& options) {
+  ABSL_ASSERT(state_ == State::kFree);
+  node_ = node;
+  options_ = options;
+  ++node_->backends;
+  worker_->stats()->backend_connects.Add(1);
+  Become(State::kConnecting);
+  auto fd = worker_->ring()->OpenSocket(*node->endpoint);
+  if (!fd.ok()) return Fail(Failure::kConnect, fd.status().message());
+  io::Connection::Options connection_options;
+  connection_options.party = static_cast<uint8_t>(Party::kBackend);
+  connection_options.index = index_;
+  connection_options.generation = generation_;
+  connection_options.group = io::BufferGroup::kBackends;
+  if (worker_->config().zero_copy_send) {
+    connection_options.zero_copy_bytes_min = worker_->config().zero_copy_bytes_min;
+  }
+  connection_.Open(*fd, connection_options);
+  connection_.Connect(*node->endpoint);
+  timer_.Set(worker_->now() + worker_->config().connect_timeout);
+}
+
+void Backend::OnConnect(const io::Completion& completion) {
+  const int result = connection_.OnConnected(completion);
+  if (state_ == State::kClosing) return Settle();
+  if (result < 0) return Fail(Failure::kConnect, strerror(-result));
+  Become(State::kHandshake);
+  timer_.Set(worker_->now() + std::min(kHandshakeTimeoutMax, worker_->config().reply_timeout));
+  SendHandshake();
+  connection_.StartRecv();
+  connection_.Flush();
+}
+
+// --- handshake: no request is written before all of its replies have matched.
+
+void Backend::SendHandshake() {
+  const Config& config = worker_->config();
+  std::string text;
+  if (!config.backend_password.empty()) {
+    if (config.backend_username.empty()) {
+      resp::AppendCommand({"AUTH", config.backend_password}, &text);
+    } else {
+      resp::AppendCommand({"AUTH", config.backend_username, config.backend_password}, &text);
+    }
+    steps_.push_back(Step::kAuth);
+  }
+  if (options_.protocol == resp::Protocol::kResp3) {
+    resp::AppendCommand({"HELLO", "3"}, &text);
+    steps_.push_back(Step::kHello);
+  }
+  name_ = absl::StrCat(worker_->instance_name(), "-", index_, "-", generation_);
+  resp::AppendCommand({"CLIENT", "SETNAME", name_}, &text);
+  steps_.push_back(Step::kSetName);
+  resp::AppendCommand({"CLIENT", "ID"}, &text);
+  steps_.push_back(Step::kClientId);
+  resp::AppendCommand({"CLUSTER", "MYID"}, &text);
+  steps_.push_back(Step::kMyId);
+  if (options_.read_only) {
+    resp::AppendCommand({"READONLY"}, &text);
+    steps_.push_back(Step::kReadOnly);
+  }
+  // What an earlier connection to this node may still hold unread must not run after what this one
+  // will have had acknowledged.
+  fencing_ = std::move(node_->old_connections);
+  node_->old_connections.clear();
+  for (const OldConnection& old : fencing_) {
+    resp::AppendCommand({"CLIENT", "LIST", "ID", absl::StrCat(old.client_id)}, &text);
+    steps_.push_back(Step::kFenceList);
+  }
+  connection_.Send(io::CopyToHeap(text));
+}
+
+void Backend::TakeHandshake(const io::Slice& data) {
+  absl::string_view bytes = data.bytes();
+  while (!bytes.empty() && state_ == State::kHandshake) {
+    const resp::ScanResult result = scanner_.Scan(bytes);
+    if (result.status == resp::ScanStatus::kError) {
+      return Fail(Failure::kHandshake, scanner_.error());
+    }
+    if (handshake_frame_.size() + result.consumed > kHandshakeFrameBytesMax) {
+      return Fail(Failure::kHandshake, "reply too long");
+    }
+    handshake_frame_.append(bytes.data(), result.consumed);
+    bytes.remove_prefix(result.consumed);
+    if (result.status == resp::ScanStatus::kNeedMore) return;
+    if (steps_.empty()) return Fail(Failure::kHandshake, "surplus reply");
+    const std::string frame = std::move(handshake_frame_);
+    handshake_frame_.clear();
+    OnHandshakeFrame(frame);
+  }
+  if (!bytes.empty() && state_ != State::kClosing) Fail(Failure::kProtocol, "surplus reply");
+}
+
+void Backend::OnHandshakeFrame(absl::string_view frame) {
+  const Step step = steps_.front();
+  steps_.pop_front();
+  const bool error = IsError(frame);
+  const absl::string_view line = error ? ErrorLine(frame) : absl::string_view();
+  switch (step) {
+    case Step::kAuth:
+      if (error) {
+        worker_->stats()->backend_auth_failures.Add(1);
+        // The node's text may name users; only its first word is told.
+        return Fail(Failure::kHandshake,
+                    absl::StrCat("AUTH refused: ", line.substr(0, line.find(' '))));
+      }
+      break;
+    case Step::kHello:
+      if (error) return Fail(Failure::kHandshake, absl::StrCat("HELLO 3 refused: ", line));
+      break;
+    case Step::kSetName:
+      if (error) name_.clear();
+      break;
+    case Step::kClientId:
+      if (error || !resp::ParseInteger(frame, &client_id_)) client_id_ = 0;
+      break;
+    case Step::kMyId: {
+      if (error && IsTolerableRefusal(line)) break;
+      absl::string_view id;
+      if (!resp::ParseText(frame, &id)) {
+        return Fail(Failure::kHandshake, absl::StrCat("CLUSTER MYID failed: ", line));
+      }
+      if (id != node_->id) {
+        worker_->HintRefresh("");
+        return Fail(Failure::kHandshake, "another node has this address now");
+      }
+      break;
+    }
+    case Step::kReadOnly:
+      if (error) return Fail(Failure::kHandshake, absl::StrCat("READONLY refused: ", line));
+      break;
+    case Step::kFenceList: {
+      const OldConnection old = std::move(fencing_.front());
+      fencing_.erase(fencing_.begin());
+      absl::string_view list;
+      const bool there = !error && !old.name.empty() && resp::ParseText(frame, &list) &&
+                         absl::StrContains(list, absl::StrCat(" name=", old.name, " "));
+      if (error) {
+        worker_->log()->WarnEvery(
+            "fence", absl::StrCat("cannot look for an old connection at node ", node_->address.host,
+                                  ":", node_->address.port, ": ", line));
+      }
+      if (there) {
+        std::string text;
+        resp::AppendCommand({"CLIENT", "KILL", "ID", absl::StrCat(old.client_id)}, &text);
+        connection_.Send(io::CopyToHeap(text));
+        connection_.Flush();
+        steps_.push_back(Step::kFenceKill);
+      }
+      break;
+    }
+    case Step::kFenceKill:
+      if (error) {
+        worker_->log()->WarnEvery(
+            "fence", absl::StrCat("cannot end an old connection at node ", node_->address.host, ":",
+                                  node_->address.port, ": ", line));
+      }
+      break;
+  }
+  if (steps_.empty()) FinishHandshake();
+}
+
+void Backend::FinishHandshake() {
+  timer_.Stop();
+  Become(State::kOpen);
+  worker_->backends()->OnOpen(node_);
+  worker_->MarkDirty(this);
+  worker_->WakeAllWaiting();
+}
+
+// --- requests out
+
+bool Backend::HasRoom(size_t bytes) const {
+  if (state_ == State::kOpen) return owed() < PendingRing::kEntriesMax;
+  return unsent_.size() < kUnopenedRequestsMax && unsent_bytes_ + bytes <= kUnopenedBytesMax;
+}
+
+io::Slice Backend::CopyRequest(absl::Span<const absl::string_view> pieces, size_t bytes) {
+  char* out = arena_.Reserve(bytes);
+  size_t used = 0;
+  for (absl::string_view piece : pieces) {
+    memcpy(out + used, piece.data(), piece.size());
+    used += piece.size();
+  }
+  return arena_.Commit(bytes);
+}
+
+void Backend::Enqueue(Request* request) {
+  ABSL_ASSERT(usable());
+  request->state = Request::State::kQueued;
+  request->backend = this;
+  if (request->client != nullptr) ++request->client->in_flight;
+  unsent_.push_back(request);
+  unsent_bytes_ += request->bytes.size();
+  worker_->MarkDirty(this);
+}
+
+void Backend::Flush() {
+  dirty = false;
+  if (state_ == State::kHandshake) return connection_.Flush();
+  if (state_ != State::kOpen && state_ != State::kRetired) return;
+  // Two entries: a request may come with an ASKING.
+  while (!unsent_.empty() && pending_.size() + 2 <= PendingRing::kEntriesMax &&
+         connection_.unsent_bytes() < kGivenBytesMax) {
+    Request* request = unsent_.front();
+    unsent_.pop_front();
+    unsent_bytes_ -= request->bytes.size();
+    if (request->client == nullptr) {  // its client left before it was handed over
+      worker_->requests()->Give(request);
+      continue;
+    }
+    PendingRing::Entry entry;
+    entry.sent_at = worker_->now();
+    entry.begin = connection_.sent_bytes() + connection_.unsent_bytes();
+    entry.end = entry.begin + request->bytes.size();
+    if (request->asking) {
+      // ASKING covers only the next command on its connection, so the two go out together.
+      connection_.Send(io::Slice::Static(kAsking));
+      PendingRing::Entry asking = entry;
+      asking.end = asking.begin + kAsking.size();
+      pending_.Push(asking);
+      entry.end += kAsking.size();
+    }
+    entry.request = request;
+    connection_.Send(request->bytes);
+    pending_.Push(entry);
+    request->state = Request::State::kSent;
+    request->handed_over = true;
+    if ((request->command->flags & cluster::kFlagSlow) != 0) ++node_->slow_outstanding;
+    worker_->stats()->backend_requests.Add(1);
+    worker_->stats()->payload_bytes_forwarded.Add(request->bytes.size());
+  }
+  if (unsent_.empty() && connection_.send_idle()) arena_.Release();
+  connection_.Flush();
+  ArmDeadline();
+  if (state_ == State::kRetired && owed() == 0) Fail(Failure::kRetired, "");
+}
+
+void Backend::OnSend(const io::Completion& completion) {
+  const io::Connection::SendEvent event = connection_.OnSent(completion);
+  worker_->stats()->sends.Add(1);
+  if (state_ == State::kClosing) return Settle();
+  if (event == io::Connection::SendEvent::kError) {
+    return Fail(state_ == State::kHandshake ? Failure::kHandshake : Failure::kLost,
+                strerror(connection_.error()));
+  }
+  worker_->MarkDirty(this);
+}
+
+// --- replies in
+
+void Backend::OnRecv(io::Completion* completion) {
+  io::Slice data;
+  const io::Connection::RecvEvent event = connection_.OnRecv(completion, &data);
+  if (state_ == State::kClosing) return Settle();
+  switch (event) {
+    case io::Connection::RecvEvent::kNothing:
+      return;
+    case io::Connection::RecvEvent::kData:
+      if (state_ == State::kHandshake) return TakeHandshake(data);
+      return TakeReplies(std::move(data));
+    case io::Connection::RecvEvent::kEnd:
+      return Fail(state_ == State::kHandshake ? Failure::kHandshake : Failure::kLost,
+                  "closed by the node");
+    case io::Connection::RecvEvent::kError:
+      return Fail(state_ == State::kHandshake ? Failure::kHandshake : Failure::kLost,
+                  strerror(connection_.error()));
+  }
+}
+
+void Backend::TakeReplies(io::Slice data) {
+  absl::string_view bytes = data.bytes();
+  while (!bytes.empty()) {
+    if (pending_.empty()) return Fail(Failure::kProtocol, "a reply that nobody awaits");
+    const PendingRing::Entry& front = pending_.front();
+    if (front.end > connection_.submitted_bytes()) {
+      return Fail(Failure::kProtocol, "a reply before its request was sent");
+    }
+    const resp::ScanResult result = scanner_.Scan(bytes);
+    if (result.status == resp::ScanStatus::kError)
+      return Fail(Failure::kProtocol, scanner_.error());
+    if (scanner_.type() == '>') return Fail(Failure::kProtocol, "a push on a shared connection");
+    const absl::string_view piece = bytes.substr(0, result.consumed);
+    bytes.remove_prefix(result.consumed);
+    const bool complete = result.status == resp::ScanStatus::kComplete;
+    Request* request = front.request;
+    if (request == nullptr) {
+      if (complete) pending_.Pop();  // the +OK to ASKING; an error there shows in the next reply
+      continue;
+    }
+    if (complete) {
+      if ((request->command->flags & cluster::kFlagSlow) != 0) {
+        --node_->slow_outstanding;
+        progress_at_ = worker_->now();
+      }
+      worker_->stats()->backend_replies.Add(1);
+      pending_.Pop();
+    } else {
+      progress_at_ = worker_->now();
+      NoteLargeReply();
+    }
+    if (request->client != nullptr) {
+      const bool large = scanner_.frame_bytes() + scanner_.bytes_missing() > kLargeReplyBytes;
+      request->client->OnReplyPiece(request, data.buffer(), piece, complete, large);
+      if (state_ == State::kClosing) return;
+    } else if (complete) {
+      worker_->requests()->Give(request);
+    }
+  }
+  AfterReply();
+}
+
+// Called while a reply is incomplete.
+void Backend::NoteLargeReply() {
+  const uint64_t missing = scanner_.bytes_missing();
+  if (missing > kLargeReplyBytes) connection_.ExpectLarge(missing);
+  if (missing > kOwnConnectionReplyBytes && state_ == State::kOpen) Retire();
+}
+
+void Backend::AfterReply() {
+  if (!waiters_.empty() && owed() < PendingRing::kEntriesMax / 2) {
+    for (const Waiter& waiter : waiters_) worker_->WakeClient(waiter.index, waiter.generation);
+    waiters_.clear();
+  }
+  if (owed() == 0) {
+    if (options_.is_private && state_ == State::kOpen) worker_->backends()->GiveBack(this);
+    if (state_ == State::kRetired) Fail(Failure::kRetired, "");
+  } else if (state_ == State::kRetired || !unsent_.empty()) {
+    worker_->MarkDirty(this);
+  }
+}
+
+bool Backend::MayPause() const {
+  return state_ == State::kRetired && pending_.size() == 1 && unsent_.empty();
+}
+
+void Backend::ResumeReplies() {
+  progress_at_ = worker_->now();
+  connection_.StartRecv();
+  ArmDeadline();
+}
+
+void Backend::AddWaiter(uint32_t client_index, uint32_t client_generation) {
+  waiters_.push_back({client_index, client_generation});
+}
+
+// --- time
+
+absl::Duration Backend::ReplyTimeout() const {
+  return node_->slow_outstanding > 0 ? worker_->config().slow_reply_timeout
+                                     : worker_->config().reply_timeout;
+}
+
+// The timer may be early for the front entry (it is looked at again then), never late.
+void Backend::ArmDeadline() {
+  if (pending_.empty() || timer_.armed() || state_ == State::kClosing) return;
+  timer_.Set(std::max(pending_.front().sent_at, progress_at_) + ReplyTimeout());
+}
+
+void Backend::OnTimer() {
+  switch (state_) {
+    case State::kConnecting:
+      return Fail(Failure::kConnect, "no connection in time");
+    case State::kHandshake:
+      return Fail(Failure::kHandshake, "no handshake reply in time");
+    case State::kOpen:
+    case State::kRetired: {
+      if (pending_.empty() || connection_.recv_paused()) return;
+      const absl::Time deadline = std::max(pending_.front().sent_at, progress_at_) + ReplyTimeout();
+      if (deadline > worker_->now()) return timer_.Set(deadline);
+      worker_->stats()->backend_timeouts.Add(1);
+      return Fail(Failure::kTimeout, "no reply in time");
+    }
+    case State::kFree:
+    case State::kClosing:
+      return;
+  }
+}
+
+// --- the end
+
+void Backend::Retire() {
+  if (state_ != State::kOpen) {
+    if (state_ < State::kOpen && state_ != State::kFree) Fail(Failure::kRetired, "");
+    return;
+  }
+  Become(State::kRetired);
+  worker_->backends()->Forget(this);
+  // What was not given to the connection finds another one.
+  worker_->MarkDirty(this);
+  std::deque<Request*> unsent;
+  unsent.swap(unsent_);
+  unsent_bytes_ = 0;
+  for (Request* request : unsent) SettleOne(request, false, false);
+}
+
+void Backend::Fail(Failure failure, absl::string_view why) {
+  if (state_ == State::kClosing || state_ == State::kFree) return;
+  failure_ = failure;
+  timer_.Stop();
+  Become(State::kClosing);
+  worker_->backends()->Forget(this);
+  WorkerStats* stats = worker_->stats();
+  const auto describe = [&](absl::string_view what) {
+    return absl::StrCat(what, " node ", node_->address.host, ":", node_->address.port, ": ",
+                        EscapeForLog(why), ", ", pending_.size(), " requests sent, ",
+                        unsent_.size(), " not");
+  };
+  switch (failure) {
+    case Failure::kNone:
+    case Failure::kRetired:
+      break;
+    case Failure::kConnect:
+    case Failure::kHandshake:
+      stats->backend_connect_failures.Add(1);
+      worker_->log()->WarnEvery(
+          "connect",
+          describe(failure == Failure::kConnect ? "cannot connect to" : "handshake failed with"));
+      // The connections that were to be ended are still to be ended.
+      for (OldConnection& old : fencing_) node_->old_connections.push_back(std::move(old));
+      worker_->backends()->OnConnectFailed(node_);
+      break;
+    case Failure::kProtocol:
+      stats->backend_protocol_errors.Add(1);
+      [[fallthrough]];
+    case Failure::kLost:
+    case Failure::kTimeout:
+      stats->backend_lost.Add(1);
+      worker_->log()->WarnEvery("lost", describe("lost connection to"));
+      if (client_id_ != 0 && !pending_.empty()) {
+        node_->old_connections.push_back({client_id_, name_});
+      }
+      if (failure == Failure::kTimeout) worker_->backends()->OnConnectFailed(node_);
+      break;
+  }
+  if (failure != Failure::kRetired) worker_->HintRefresh("");
+  for (const Waiter& waiter : waiters_) worker_->WakeClient(waiter.index, waiter.generation);
+  waiters_.clear();
+  fencing_.clear();
+  if (connection_.state() == io::Connection::State::kOpen) connection_.BeginClose();
+  if (connection_.closed()) Settle();
+}
+
+void Backend::OnControl(const io::Completion& completion) {
+  connection_.OnControl(completion);
+  if (state_ == State::kClosing) Settle();
+}
+
+// Once nothing is with the kernel any more, it is known what was handed over.
+void Backend::Settle() {
+  if (state_ != State::kClosing || !connection_.closed()) return;
+  const uint64_t handed_over = connection_.sent_bytes();
+  bool head = true;
+  for (; !pending_.empty(); pending_.Pop()) {
+    const PendingRing::Entry* entry = &pending_.front();
+    if (entry->request == nullptr) continue;
+    if ((entry->request->command->flags & cluster::kFlagSlow) != 0) --node_->slow_outstanding;
+    SettleOne(entry->request, entry->begin < handed_over, head);
+    head = false;
+  }
+  std::deque<Request*> unsent;
+  unsent.swap(unsent_);
+  unsent_bytes_ = 0;
+  for (Request* request : unsent) SettleOne(request, false, false);
+  arena_.Release();
+  NodeBackends* node = node_;
+  Become(State::kFree);
+  worker_->FreeBackend(this);
+  worker_->backends()->OnBackendFreed(node);
+}
+
+void Backend::SettleOne(Request* request, bool handed_over, bool head) {
+  request->backend = nullptr;
+  request->asking = false;
+  Client* client = request->client;
+  if (client == nullptr) {
+    worker_->requests()->Give(request);
+    return;
+  }
+  --client->in_flight;
+  if (!handed_over) {
+    request->handed_over = false;
+    return worker_->dispatcher()->OnNotHandedOver(request);
+  }
+  if (request->streaming) {
+    // Part of the reply is with the client: it can't be completed, and nothing else may follow it.
+    request->state = Request::State::kNew;  // not on a backend any more
+    return client->BeginClose();
+  }
+  if (failure_ != Failure::kProtocol && worker_->dispatcher()->MayRepeat(*request)) {
+    request->reply.Clear();
+    return worker_->dispatcher()->Repeat(request);
+  }
+  worker_->stats()->unknown_outcomes.Add(1);
+  absl::string_view error = kLostError;
+  if (failure_ == Failure::kTimeout) error = kTimeoutError;
+  if (failure_ == Failure::kProtocol && head) error = kProtocolError;
+  client->Answer(request, error);
+}
+
+}  // namespace proxy

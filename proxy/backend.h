@@ -1,0 +1,161 @@
+#pragma once
+
+// File: proxy/backend.h
+//
+// One connection to a node: connect, handshake, requests out, replies in, end. Shared by all
+// clients of its worker (one node, one protocol version, primary or replica reads), or private to
+// one request that is too large to share. Replies belong to requests strictly in order; what does
+// not match ends the connection, it is never guessed.
+//
+//   kFree ─Start▶ kConnecting ─connected▶ kHandshake ─all replies matched▶ kOpen
+//   kOpen ─Retire▶ kRetired (takes no new requests) ─nothing owed▶ kClosing
+//   any ─Fail▶ kClosing ─last completion▶ kFree (what it owed is settled)
+
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "io/buffer_pool.h"
+#include "io/connection.h"
+#include "io/timers.h"
+#include "proxy/pending_ring.h"
+#include "proxy/request.h"
+#include "resp/encoder.h"
+#include "resp/scanner.h"
+
+namespace proxy {
+
+struct NodeBackends;
+class Worker;
+
+// A connection that may still hold unread requests at its node; its replacement ends it there
+// first.
+struct OldConnection {
+  int64_t client_id = 0;  // at the node
+  std::string name;       // as set there: the id is only trusted together with it
+};
+
+class Backend {
+ public:
+  enum class State : uint8_t { kFree, kConnecting, kHandshake, kOpen, kRetired, kClosing };
+
+  // What ended a connection; decides the error of the requests that were handed over.
+  enum class Failure : uint8_t {
+    kNone,
+    kConnect,    // could not connect in time, or was refused
+    kHandshake,  // the node refused or garbled the handshake
+    kLost,       // reset or closed by the node
+    kTimeout,    // no reply in time
+    kProtocol,   // bytes that are not a reply, or a reply that nobody awaits
+    kRetired,    // ours: nothing is owed any more
+  };
+
+  struct Options {
+    resp::Protocol protocol = resp::Protocol::kResp2;
+    bool read_only = false;  // sends READONLY: for reads from a replica
+    bool is_private = false;
+  };
+
+  Backend(Worker* worker, uint32_t index, uint32_t generation);
+  Backend(const Backend&) = delete;
+  Backend& operator=(const Backend&) = delete;
+
+  // Begins to connect. The node outlives the backend.
+  void Start(NodeBackends* node, const Options& options);
+
+  // True if a request of that many bytes may be queued now.
+  bool HasRoom(size_t bytes) const;
+  // Takes a request whose `bytes` are set. It is sent with the next Flush once the connection is
+  // open.
+  void Enqueue(Request* request);
+  // Copies a small request's bytes, adjacent to the one before.
+  io::Slice CopyRequest(absl::Span<const absl::string_view> pieces, size_t bytes);
+
+  // Gives what is queued to the kernel. Called once a turn if dirty.
+  void Flush();
+  // Takes no new requests; closes when it owes nothing.
+  void Retire();
+  void Fail(Failure failure, absl::string_view why);
+
+  void OnConnect(const io::Completion& completion);
+  void OnRecv(io::Completion* completion);
+  void OnSend(const io::Completion& completion);
+  void OnControl(const io::Completion& completion);
+
+  // The reply being received may wait for its client: nobody else waits behind it.
+  bool MayPause() const;
+  void PauseReplies() { connection_.PauseRecv(); }
+  void ResumeReplies();
+  bool replies_paused() const { return connection_.recv_paused(); }
+
+  // Waits for room; woken (Worker::WakeClient) when the backend is half empty.
+  void AddWaiter(uint32_t client_index, uint32_t client_generation);
+
+  State state() const { return state_; }
+  bool usable() const { return state_ < State::kRetired && state_ != State::kFree; }
+  const Options& options() const { return options_; }
+  NodeBackends* node() const { return node_; }
+  uint32_t index() const { return index_; }
+  uint32_t generation() const { return generation_; }
+  size_t owed() const { return pending_.size() + unsent_.size(); }
+  bool dirty = false;  // on the worker's list for this turn
+
+ private:
+  // One command of the handshake and what its reply means.
+  enum class Step : uint8_t {
+    kAuth,
+    kHello,
+    kSetName,
+    kClientId,
+    kMyId,
+    kReadOnly,
+    kFenceList,
+    kFenceKill
+  };
+
+  void Become(State next);
+  void SendHandshake();
+  void OnHandshakeFrame(absl::string_view frame);
+  void FinishHandshake();
+  void TakeReplies(io::Slice data);
+  void TakeHandshake(const io::Slice& data);
+  void AfterReply();
+  void NoteLargeReply();
+  void Settle();
+  void SettleOne(Request* request, bool handed_over, bool head);
+  absl::Duration ReplyTimeout() const;
+  void ArmDeadline();
+  void OnTimer();
+  static void TimerFired(void* self) { static_cast<Backend*>(self)->OnTimer(); }
+
+  Worker* const worker_;
+  const uint32_t index_;
+  const uint32_t generation_;
+  State state_ = State::kFree;
+  Failure failure_ = Failure::kNone;
+  NodeBackends* node_ = nullptr;
+  Options options_;
+  io::Connection connection_;
+  io::Timer timer_;  // connect, handshake, or the front entry's deadline
+  io::Arena arena_;  // bytes of small requests
+  resp::ReplyScanner scanner_;
+
+  PendingRing pending_;          // given to the connection; replies come in this order
+  std::deque<Request*> unsent_;  // not given to it yet
+  size_t unsent_bytes_ = 0;
+  absl::Time progress_at_;  // a long reply moved on, or a slow command ended
+  struct Waiter {
+    uint32_t index, generation;
+  };
+  std::vector<Waiter> waiters_;
+
+  std::deque<Step> steps_;              // handshake replies still awaited
+  std::string handshake_frame_;         // a handshake reply in pieces
+  std::vector<OldConnection> fencing_;  // those this handshake asks about, in order
+  int64_t client_id_ = 0;               // ours at the node
+  std::string name_;                    // ours at the node
+};
+
+}  // namespace proxy

@@ -1,0 +1,168 @@
+#include "proxy/backend_pool.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "proxy/worker.h"
+
+namespace proxy {
+namespace {
+
+constexpr absl::Duration kBackoffMin = absl::Milliseconds(50);
+constexpr absl::Duration kBackoffMax = absl::Seconds(1);
+
+size_t ProtocolIndex(resp::Protocol protocol) { return protocol == resp::Protocol::kResp3 ? 1 : 0; }
+
+}  // namespace
+
+void BackendPool::Adopt(const ClusterState& state) {
+  const cluster::Topology& topology = *state.topology;
+  for (auto& [id, node] : nodes_) node->in_topology = false;
+  by_index_.assign(topology.nodes().size(), nullptr);
+  for (size_t i = 0; i < topology.nodes().size(); ++i) {
+    const cluster::Node& from = topology.node(static_cast<cluster::NodeIndex>(i));
+    std::unique_ptr<NodeBackends>& node = nodes_[from.id];
+    if (node == nullptr) {
+      node = std::make_unique<NodeBackends>();
+      node->id = from.id;
+      for (auto& by_role : node->shared) {
+        for (auto& backends : by_role) backends.resize(worker_->config().backend_connections);
+      }
+    }
+    node->in_topology = true;
+    const absl::optional<io::Endpoint>& endpoint = state.endpoints[i];
+    if (endpoint.has_value() && !(node->endpoint == endpoint)) {
+      // The node has moved: what is on the way to its old address is answered or fails there.
+      if (node->endpoint.has_value()) RetireAll(node.get());
+      node->endpoint = endpoint;
+      node->available_at = absl::InfinitePast();
+      node->backoff = absl::ZeroDuration();
+      node->down_since = absl::InfiniteFuture();
+    }
+    node->address = from.address;
+    by_index_[i] = node.get();
+  }
+  usable_ = std::make_unique<bool[]>(by_index_.size());
+  same_zone_ = std::make_unique<bool[]>(by_index_.size());
+  std::copy(state.same_zone.begin(), state.same_zone.end(), same_zone_.get());
+  std::vector<std::string> gone;
+  for (auto& [id, node] : nodes_) {
+    if (node->in_topology) continue;
+    RetireAll(node.get());
+    if (node->backends == 0) gone.push_back(id);
+  }
+  for (const std::string& id : gone) nodes_.erase(id);
+  worker_->RaiseRouteEpoch();
+}
+
+NodeBackends* BackendPool::FindById(absl::string_view id) {
+  const auto it = nodes_.find(id);
+  return it == nodes_.end() ? nullptr : it->second.get();
+}
+
+absl::Span<const bool> BackendPool::Usable() {
+  for (size_t i = 0; i < by_index_.size(); ++i) {
+    const NodeBackends& node = *by_index_[i];
+    usable_[i] = node.endpoint.has_value() && node.down_since == absl::InfiniteFuture();
+  }
+  return absl::MakeConstSpan(usable_.get(), by_index_.size());
+}
+
+bool BackendPool::MayConnect(const NodeBackends& node) const {
+  return node.endpoint.has_value() && node.in_topology && node.available_at <= worker_->now();
+}
+
+Backend* BackendPool::Shared(NodeBackends* node, resp::Protocol protocol, bool read_only,
+                             cluster::Slot slot) {
+  std::vector<Backend*>& backends = node->shared[ProtocolIndex(protocol)][read_only ? 1 : 0];
+  Backend*& backend = backends[slot % backends.size()];
+  if (backend == nullptr && MayConnect(*node)) {
+    Backend::Options options;
+    options.protocol = protocol;
+    options.read_only = read_only;
+    // Assigned only after it began: a connect that fails at once is forgotten before that.
+    Backend* opened = Open(node, options);
+    if (opened->usable()) backend = opened;
+  }
+  return backend;
+}
+
+Backend* BackendPool::Private(NodeBackends* node, resp::Protocol protocol) {
+  for (size_t i = node->idle_private.size(); i-- > 0;) {
+    Backend* backend = node->idle_private[i];
+    if (backend->options().protocol != protocol) continue;
+    node->idle_private.erase(node->idle_private.begin() + i);
+    --idle_private_count_;
+    return backend;
+  }
+  if (!MayConnect(*node)) return nullptr;
+  Backend::Options options;
+  options.protocol = protocol;
+  options.is_private = true;
+  Backend* opened = Open(node, options);
+  return opened->usable() ? opened : nullptr;
+}
+
+void BackendPool::GiveBack(Backend* backend) {
+  if (idle_private_count_ >= worker_->config().backend_idle_connections ||
+      !backend->node()->in_topology) {
+    return backend->Retire();
+  }
+  ++idle_private_count_;
+  backend->node()->idle_private.push_back(backend);
+}
+
+Backend* BackendPool::Open(NodeBackends* node, const Backend::Options& options) {
+  Backend* backend = worker_->NewBackend();
+  backend->Start(node, options);
+  return backend;
+}
+
+void BackendPool::Forget(Backend* backend) {
+  NodeBackends* node = backend->node();
+  for (auto& by_role : node->shared) {
+    for (auto& backends : by_role) {
+      std::replace(backends.begin(), backends.end(), backend, static_cast<Backend*>(nullptr));
+    }
+  }
+  const auto it = std::find(node->idle_private.begin(), node->idle_private.end(), backend);
+  if (it != node->idle_private.end()) {
+    node->idle_private.erase(it);
+    --idle_private_count_;
+  }
+}
+
+void BackendPool::OnBackendFreed(NodeBackends* node) {
+  --node->backends;
+  if (node->backends == 0 && !node->in_topology) nodes_.erase(std::string(node->id));
+}
+
+void BackendPool::OnConnectFailed(NodeBackends* node) {
+  if (node->down_since == absl::InfiniteFuture()) node->down_since = worker_->now();
+  node->backoff = std::clamp(node->backoff * 2, kBackoffMin, kBackoffMax);
+  node->available_at = worker_->now() + worker_->Jitter(node->backoff);
+}
+
+void BackendPool::OnOpen(NodeBackends* node) {
+  node->backoff = absl::ZeroDuration();
+  node->available_at = absl::InfinitePast();
+  node->down_since = absl::InfiniteFuture();
+}
+
+void BackendPool::RetireAll(NodeBackends* node) {
+  // Retiring changes the lists: take copies.
+  for (auto& by_role : node->shared) {
+    for (auto& backends : by_role) {
+      for (Backend* backend : std::vector<Backend*>(backends)) {
+        if (backend != nullptr) backend->Retire();
+      }
+    }
+  }
+  for (Backend* backend : std::vector<Backend*>(node->idle_private)) backend->Retire();
+}
+
+void BackendPool::CloseAll() {
+  for (auto& [id, node] : nodes_) RetireAll(node.get());
+}
+
+}  // namespace proxy

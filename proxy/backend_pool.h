@@ -1,0 +1,99 @@
+#pragma once
+
+// File: proxy/backend_pool.h
+//
+// The nodes that one worker knows, by id, and its connections to each: shared ones, opened when
+// first needed, and private ones. Follows the topology: nodes that have left take no new requests.
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "absl/types/optional.h"
+#include "absl/types/span.h"
+#include "cluster/topology.h"
+#include "io/socket.h"
+#include "proxy/backend.h"
+#include "proxy/messages.h"
+
+namespace proxy {
+
+class Worker;
+
+// One node and this worker's connections to it.
+struct NodeBackends {
+  std::string id;
+  cluster::NodeAddress address;           // for MOVED with an empty host, and the log
+  absl::optional<io::Endpoint> endpoint;  // none: its name is not resolved
+  bool in_topology = true;
+
+  // [protocol 2, 3][primary, read-only][number]; null: not open. Borrowed from the worker's table.
+  std::array<std::array<std::vector<Backend*>, 2>, 2> shared;
+  std::vector<Backend*> idle_private;  // RESP2 and RESP3, last used last
+  uint32_t backends = 0;               // alive, in any state
+
+  absl::Time available_at = absl::InfinitePast();  // no connect before
+  absl::Duration backoff = absl::ZeroDuration();
+  absl::Time down_since = absl::InfiniteFuture();  // first failure since it last answered
+  uint32_t slow_outstanding = 0;               // commands of unbounded run time that it works on
+  std::vector<OldConnection> old_connections;  // to be ended before anything else is sent
+};
+
+class BackendPool {
+ public:
+  explicit BackendPool(Worker* worker) : worker_(worker) {}
+
+  // Takes over a new view.
+  void Adopt(const ClusterState& state);
+  // Null if unknown.
+  NodeBackends* FindById(absl::string_view id);
+  // By index in the adopted topology.
+  NodeBackends* node(cluster::NodeIndex index) { return by_index_[index]; }
+  // By index in the adopted topology, for ChooseReadNode: whether reads may go there now. Valid
+  // until the next call.
+  absl::Span<const bool> Usable();
+  absl::Span<const bool> same_zone() const {
+    return absl::MakeConstSpan(same_zone_.get(), by_index_.size());
+  }
+
+  // The shared connection for the slot, opened if it is not; null while the node may not be
+  // connected to (available_at, no endpoint).
+  Backend* Shared(NodeBackends* node, resp::Protocol protocol, bool read_only, cluster::Slot slot);
+  // A private connection that owes nothing; null as above.
+  Backend* Private(NodeBackends* node, resp::Protocol protocol);
+  // A private connection whose request is answered: kept for the next or closed.
+  void GiveBack(Backend* backend);
+
+  // From backends: it takes no new requests any more.
+  void Forget(Backend* backend);
+  // It is gone altogether.
+  void OnBackendFreed(NodeBackends* node);
+  void OnConnectFailed(NodeBackends* node);
+  void OnOpen(NodeBackends* node);
+
+  // Retires everything.
+  void CloseAll();
+  template <typename Fn>
+  void ForEachNode(Fn fn) {
+    for (auto& [id, node] : nodes_) fn(*node);
+  }
+
+ private:
+  bool MayConnect(const NodeBackends& node) const;
+  Backend* Open(NodeBackends* node, const Backend::Options& options);
+  void RetireAll(NodeBackends* node);
+
+  Worker* const worker_;
+  absl::flat_hash_map<std::string, std::unique_ptr<NodeBackends>> nodes_;
+  std::vector<NodeBackends*> by_index_;
+  std::unique_ptr<bool[]> usable_;     // [by_index_.size()]
+  std::unique_ptr<bool[]> same_zone_;  // the same
+  uint32_t idle_private_count_ = 0;
+};
+
+}  // namespace proxy

@@ -1,0 +1,730 @@
+#include "proxy/client.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "cluster/router.h"
+#include "proxy/args.h"
+#include "proxy/local_commands.h"
+#include "proxy/split_request.h"
+#include "proxy/worker.h"
+
+namespace proxy {
+namespace {
+
+// Smaller pieces are copied: it costs less than another part of a send, and the buffer is free at
+// once. Pieces of a larger frame are referenced from a quarter of that on.
+constexpr size_t kCopyBytes = 1 << 10;
+constexpr size_t kCopyPieceBytes = kCopyBytes / 4;
+// A frame that still lacks more than this is received into memory of its own.
+constexpr size_t kLargeRequestBytes = 64 << 10;
+// Output that the client has not taken: no new requests from here on (L7) …
+constexpr size_t kOutputPauseBytes = 1 << 20;
+// … nor more of a large reply, until it has come down to this.
+constexpr size_t kOutputResumeBytes = kOutputPauseBytes / 2;
+// Above this for kSlowReaderTime: closed.
+constexpr size_t kSlowReaderBytes = 32 << 20;
+constexpr absl::Duration kSlowReaderTime = absl::Seconds(60);
+// Input that is not scanned yet: reading pauses (L5).
+constexpr size_t kInputPauseBytes = 256 << 10;
+constexpr size_t kUnauthenticatedInputMax = 64 << 10;
+constexpr size_t kUnauthenticatedOutputMax = 4 << 10;
+constexpr uint8_t kAuthFailuresMax = 10;
+constexpr absl::Duration kLingerTime = absl::Seconds(1);
+
+constexpr absl::string_view kNoAuth = "NOAUTH Authentication required.";
+constexpr absl::string_view kOutOfMemory = "OOM proxy memory limit (not executed)";
+
+}  // namespace
+
+Client::Client(Worker* worker, uint32_t index, uint32_t generation)
+    : worker_(worker),
+      index_(index),
+      generation_(generation),
+      connection_(worker->ring()),
+      timer_(worker->timers(), &Client::TimerFired, this),
+      arena_(worker->blocks()) {}
+
+Client::~Client() { ABSL_ASSERT(head_ == nullptr); }
+
+void Client::Become(State next) {
+  ABSL_ASSERT(next != state_);
+  ABSL_ASSERT(next != State::kFree || state_ == State::kClosing);
+  ABSL_ASSERT(next != State::kLingering || state_ == State::kDraining);
+  state_ = next;
+}
+
+void Client::Open(io::Fd fd) {
+  Become(State::kOpen);
+  id_ = worker_->NextClientId();
+  opened_at_ = worker_->now();
+  authenticated_ = worker_->config().password.empty();
+  io::Connection::Options options;
+  options.party = static_cast<uint8_t>(Party::kClient);
+  options.index = index_;
+  options.generation = generation_;
+  options.group = io::BufferGroup::kClients;
+  if (worker_->config().zero_copy_send) {
+    options.zero_copy_bytes_min = worker_->config().zero_copy_bytes_min;
+  }
+  connection_.Open(fd, options);
+  connection_.StartRecv();
+  StartTimer();
+}
+
+// --- input
+
+void Client::OnRecv(io::Completion* completion) {
+  io::Slice data;
+  const io::Connection::RecvEvent event = connection_.OnRecv(completion, &data);
+  switch (state_) {
+    case State::kFree:
+      return;
+    case State::kClosing:
+      return EndIfDone();
+    case State::kLingering:
+      if (event == io::Connection::RecvEvent::kEnd || event == io::Connection::RecvEvent::kError) {
+        BeginClose();
+      }
+      return;
+    case State::kOpen:
+    case State::kDraining:
+      break;
+  }
+  switch (event) {
+    case io::Connection::RecvEvent::kNothing:
+      return;
+    case io::Connection::RecvEvent::kError:
+      return BeginClose();
+    case io::Connection::RecvEvent::kEnd:
+      // Half-closed: what it has asked is still answered.
+      input_ended_ = true;
+      worker_->MarkDirty(this);
+      return BeginDrain();
+    case io::Connection::RecvEvent::kData:
+      break;
+  }
+  if (stop_after_this_) return;
+  input_bytes_ += data.size();
+  input_.push_back(std::move(data));
+  worker_->MarkDirty(this);
+  if (!runnable) TakeRequests();
+}
+
+bool Client::MayTake() {
+  if ((state_ != State::kOpen && state_ != State::kDraining) || stop_after_this_) return false;
+  if (waiting_for_room_ || connection_.unsent_bytes() >= kOutputPauseBytes) return false;
+  const uint32_t most = worker_->config().requests_per_client_max;
+  if (unanswered_ >= most) throttled_ = true;
+  if (throttled_ && unanswered_ <= most / 2) throttled_ = false;
+  return !throttled_;
+}
+
+void Client::TakeRequests() {
+  int requests_left = kRequestsPerTurn;
+  size_t bytes_left = kBytesPerTurn;
+  resp::RequestLimits limits;
+  limits.args_max = worker_->config().args_max;
+  limits.bulk_bytes_max = worker_->config().bulk_bytes_max;
+  while (HasInput() && MayTake()) {
+    if (requests_left == 0 || bytes_left == 0) {
+      worker_->MarkRunnable(this);
+      break;
+    }
+    limits.authenticated = authenticated_;
+    io::Slice& chunk = input_[input_head_];
+    const resp::ScanResult result = scanner_.Scan(chunk.bytes(), limits);
+    if (result.status == resp::ScanStatus::kError) {
+      OnProtocolError(scanner_.error());
+      break;
+    }
+    input_bytes_ -= result.consumed;
+    bytes_left -= std::min(bytes_left, result.consumed);
+    const io::Slice piece = chunk.Sub(0, result.consumed);
+    chunk.RemovePrefix(result.consumed);
+    if (chunk.empty()) {
+      chunk = io::Slice();
+      if (++input_head_ == input_.size()) {
+        input_.clear();
+        input_head_ = 0;
+      }
+    }
+    if (result.status == resp::ScanStatus::kNeedMore) {
+      KeepPartial(piece);
+    } else {
+      --requests_left;
+      TakeFrame(piece);
+    }
+  }
+  if (stop_after_this_) ClearInput();
+}
+
+void Client::ClearInput() {
+  input_.clear();
+  input_head_ = 0;
+  input_bytes_ = 0;
+  partial_.Clear();
+}
+
+void Client::KeepPartial(const io::Slice& piece) {
+  const size_t expected = scanner_.frame_bytes() + scanner_.bytes_missing();
+  partial_.Append(KeepBytes(piece.buffer(), piece.bytes(), expected >= 4 * kCopyBytes));
+  if (!authenticated_ && partial_.size() > kUnauthenticatedInputMax) return BeginClose();
+  if (scanner_.bytes_missing() > input_bytes_ + kLargeRequestBytes) {
+    connection_.ExpectLarge(scanner_.bytes_missing() - input_bytes_);
+  }
+}
+
+// The bytes, with a share of their buffer, or copied where that is better.
+io::Slice Client::KeepBytes(const io::BufferRef& buffer, absl::string_view piece,
+                            bool part_of_large) {
+  const size_t copy_below = part_of_large ? kCopyPieceBytes : kCopyBytes;
+  const bool copy =
+      piece.size() < copy_below || !buffer || (buffer->scarce && worker_->BuffersLow());
+  if (!copy) return io::Slice(buffer, piece);
+  worker_->stats()->payload_bytes_copied.Add(piece.size());
+  return arena_.Copy(piece);
+}
+
+void Client::TakeFrame(const io::Slice& last_piece) {
+  if (scanner_.arg_count() == 0) {
+    partial_.Clear();
+    return;
+  }
+  io::Rope frame;
+  if (!partial_.empty()) {
+    frame = std::move(partial_);
+    partial_ = io::Rope();
+    // A last small piece is as good as copied: only large frames keep references.
+    frame.Append(KeepBytes(last_piece.buffer(), last_piece.bytes(), frame.size() >= kCopyBytes));
+  } else {
+    frame.Append(last_piece);
+  }
+  absl::InlinedVector<absl::string_view, 4> views;
+  for (const io::Slice& slice : frame.slices()) views.push_back(slice.bytes());
+  if (scanner_.is_inline()) return TakeInline(views);
+  TakeArray(views, frame, scanner_);
+}
+
+// An inline command goes on as the array it means.
+void Client::TakeInline(const resp::Pieces& pieces) {
+  std::string line;
+  for (absl::string_view piece : pieces) line.append(piece.data(), piece.size());
+  while (!line.empty() && (line.back() == '\n' || line.back() == '\r')) line.pop_back();
+  std::vector<std::string> args;
+  if (!resp::SplitInline(line, &args)) {
+    return OnProtocolError("Protocol error: unbalanced quotes in request");
+  }
+  if (args.empty()) return;
+  const std::vector<absl::string_view> views(args.begin(), args.end());
+  std::string array;
+  resp::AppendCommand(views, &array);
+  io::Rope frame;
+  frame.Append(arena_.Copy(array));
+  resp::RequestScanner scanned;
+  resp::RequestLimits limits;
+  limits.args_max = static_cast<int64_t>(args.size());
+  const resp::ScanResult result = scanned.Scan(array, limits);
+  ABSL_ASSERT(result.status == resp::ScanStatus::kComplete);
+  (void)result;
+  const absl::string_view whole = array;
+  TakeArray(absl::MakeConstSpan(&whole, 1), frame, scanned);
+}
+
+void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
+                       const resp::RequestScanner& scanned) {
+  WorkerStats* stats = worker_->stats();
+  stats->requests.Add(1);
+  std::string first_copy, second_copy;
+  const absl::string_view first = resp::ViewAt(pieces, scanned.arg(0), &first_copy);
+  absl::string_view second;
+  if (scanned.arg_count() > 1) second = resp::ViewAt(pieces, scanned.arg(1), &second_copy);
+  // What browsers and other servers' clients send: the servers close without a word.
+  if (absl::EqualsIgnoreCase(first, "post") || absl::EqualsIgnoreCase(first, "host:")) {
+    stats->protocol_errors.Add(1);
+    return BeginClose();
+  }
+  const cluster::CommandSpec* command = nullptr;
+  switch (cluster::LookUpCommand(first, second, scanned.arg_count(), &command)) {
+    case cluster::Lookup::kUnknownCommand: {
+      ArgList args(pieces);
+      return AnswerNewError(cluster::UnknownCommandError(args.views()));
+    }
+    case cluster::Lookup::kUnknownSubcommand:
+      return AnswerNewError(cluster::UnknownSubcommandError(*command, second));
+    case cluster::Lookup::kWrongArity:
+      return AnswerNewError(cluster::WrongArityError(*command));
+    case cluster::Lookup::kFound:
+      break;
+  }
+  if (!authenticated_ && (command->flags & cluster::kFlagNoAuth) == 0)
+    return AnswerNewError(kNoAuth);
+  switch (command->serve) {
+    case cluster::Serve::kLocal: {
+      stats->local_requests.Add(1);
+      ArgList args(pieces);
+      std::string reply;
+      ServeLocal(this, *command, args.views(), &reply);
+      return AnswerNew(reply);
+    }
+    case cluster::Serve::kNotYet:
+    case cluster::Serve::kRefused:
+      stats->refused_requests.Add(1);
+      return AnswerNewError(cluster::NotSupportedError(*command));
+    case cluster::Serve::kKeyless:
+    case cluster::Serve::kOneSlot:
+    case cluster::Serve::kSplit:
+      break;
+  }
+  if (worker_->MemoryUse() >= 0.95) return AnswerNewError(kOutOfMemory);
+  if (command->serve == cluster::Serve::kSplit) return TakeSplit(*command, pieces, frame);
+  TakeOneSlot(*command, pieces, frame, scanned);
+}
+
+void Client::TakeOneSlot(const cluster::CommandSpec& command, const resp::Pieces& pieces,
+                         const io::Rope& frame, const resp::RequestScanner& scanned) {
+  if (command.single_first_key) {
+    std::string copy;
+    const cluster::Slot slot = cluster::SlotOf(resp::ViewAt(pieces, scanned.arg(1), &copy));
+    return StartOneSlot(command, slot, false, pieces, frame);
+  }
+  if (command.serve == cluster::Serve::kKeyless) {
+    return StartOneSlot(command, 0, false, pieces, frame);
+  }
+  const ArgList args(pieces);
+  if (cluster::Blocks(command, args.views())) {
+    worker_->stats()->refused_requests.Add(1);
+    return AnswerNewError(cluster::NotSupportedError(command));
+  }
+  std::vector<uint32_t> keys;
+  // An impossible number of keys: no node runs it, and the one it goes to says why.
+  if (cluster::FindKeyIndexes(command, args.views(), &keys) == cluster::KeySearch::kInvalid) {
+    keys.clear();
+  }
+  cluster::Slot slot = 0;
+  if (!cluster::CommonSlot(args.views(), keys, &slot)) {
+    return AnswerNewError(cluster::kCrossSlotError);
+  }
+  StartOneSlot(command, slot, keys.empty(), pieces, frame);
+}
+
+void Client::StartOneSlot(const cluster::CommandSpec& command, cluster::Slot slot, bool barrier,
+                          const resp::Pieces& pieces, const io::Rope& frame) {
+  Request* request = NewRequest(command);
+  request->slot = slot;
+  request->barrier = barrier;
+  request->charged = frame.size();
+  request_bytes_ += request->charged;
+  if (!worker_->dispatcher()->Start(request, pieces, frame)) waiting_for_room_ = true;
+}
+
+void Client::TakeSplit(const cluster::CommandSpec& command, const resp::Pieces& pieces,
+                       const io::Rope& frame) {
+  const ArgList args(pieces);
+  const bool pairs = command.split == cluster::Split::kKeyValuePairs;
+  if (pairs && args.views().size() % 2 == 0) {
+    return AnswerNewError(cluster::WrongArityError(command));
+  }
+  auto fragments = std::make_unique<Fragments>();
+  fragments->keys_with_values = pairs;
+  std::vector<cluster::Slot> slots;
+  for (size_t i = 1; i < args.views().size(); i += pairs ? 2 : 1) {
+    slots.push_back(cluster::SlotOf(args.views()[i]));
+  }
+  cluster::PlanSplit(slots, &fragments->plan);
+  if (fragments->plan.fragments.size() == 1) {
+    return StartOneSlot(command, slots[0], false, pieces, frame);
+  }
+  Request* parent = NewRequest(command);
+  parent->charged = frame.size();
+  request_bytes_ += parent->charged;
+  parent->fragments = std::move(fragments);
+  worker_->stats()->split_requests.Add(1);
+  if (!StartFragments(worker_, parent, args, frame)) waiting_for_room_ = true;
+}
+
+Request* Client::NewRequest(const cluster::CommandSpec& command) {
+  Request* request = worker_->requests()->Take();
+  request->client = this;
+  request->command = &command;
+  request->protocol = protocol_;
+  request->arrived = worker_->now();
+  request->sampled = worker_->SampleAccessLine();
+  request->next = nullptr;
+  if (tail_ == nullptr) {
+    head_ = request;
+  } else {
+    tail_->next = request;
+  }
+  tail_ = request;
+  ++unanswered_;
+  worker_->stats()->requests_in_flight.Add(1);
+  return request;
+}
+
+void Client::AnswerNew(absl::string_view reply) {
+  if (state_ == State::kClosing) return;
+  if (head_ == nullptr) {
+    connection_.Send(arena_.Copy(reply));
+    worker_->MarkDirty(this);
+  } else {
+    static const cluster::CommandSpec kLocalReply = {};
+    Request* request = NewRequest(kLocalReply);
+    request->sampled = false;
+    Answer(request, reply);
+  }
+  if (!authenticated_ && connection_.unsent_bytes() > kUnauthenticatedOutputMax) BeginClose();
+}
+
+void Client::AnswerNewError(absl::string_view line) {
+  std::string reply;
+  resp::Encoder(protocol_, &reply).Error(line);
+  worker_->stats()->proxy_errors.Add(1);
+  AnswerNew(reply);
+}
+
+void Client::OnProtocolError(absl::string_view error) {
+  worker_->stats()->protocol_errors.Add(1);
+  AnswerNewError(absl::StrCat("ERR ", error));
+  stop_after_this_ = true;
+  BeginDrain();
+}
+
+// --- replies
+
+void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::string_view piece,
+                          bool complete, bool large) {
+  worker_->stats()->payload_bytes_forwarded.Add(piece.size());
+  Backend* const backend = request->backend;
+  if (complete) {
+    request->backend = nullptr;
+    --in_flight;
+    if (waiting > 0) worker_->WakeClient(this);
+  }
+  if (!request->streaming) {
+    const bool stored = !request->reply.empty();
+    const bool error = (stored ? request->reply.slices()[0].data()[0] : piece[0]) == '-';
+    if (error && complete) return OnErrorReply(request, backend, piece);
+    if (error) large = false;  // an error is looked at as a whole
+    if (complete && waiting > 0) worker_->dispatcher()->OnOrdinaryReply(request);
+  }
+  if (request == head_ && (complete || large)) {
+    // It is its turn: the bytes leave as they come.
+    SendStored(request);
+    connection_.Send(KeepBytes(buffer, piece, large));
+    request->streaming = !complete;
+    worker_->MarkDirty(this);
+  } else {
+    request->reply.Append(KeepBytes(buffer, piece, large));
+    reply_bytes_ += piece.size();
+  }
+  if (complete) return Finish(request);
+  worker_->MarkDirty(this);
+  if (!request->is_fragment() && Backlog(*request) > kOutputPauseBytes && backend->MayPause()) {
+    backend->PauseReplies();
+  }
+}
+
+// The last piece of an error reply. It may ask for something to be done instead of being passed on.
+void Client::OnErrorReply(Request* request, Backend* backend, absl::string_view last_piece) {
+  std::string text;
+  for (const io::Slice& slice : request->reply.slices()) text.append(slice.data(), slice.size());
+  text.append(last_piece.data(), last_piece.size());
+  reply_bytes_ -= request->reply.size();
+  request->reply.Clear();
+  const absl::string_view line = absl::string_view(text).substr(1, text.size() - 3);
+  if (worker_->dispatcher()->OnErrorReply(request, backend, line)) return;
+  if (waiting > 0) worker_->dispatcher()->OnOrdinaryReply(request);
+  Answer(request, text);
+}
+
+size_t Client::Backlog(const Request& request) const {
+  return connection_.unsent_bytes() + request.reply.size();
+}
+
+void Client::SendStored(Request* request) {
+  if (request->reply.empty()) return;
+  reply_bytes_ -= request->reply.size();
+  connection_.Send(request->reply);
+  request->reply.Clear();
+}
+
+void Client::Answer(Request* request, absl::string_view reply) {
+  io::Rope rope;
+  rope.Append(arena_.Copy(reply));
+  AnswerRope(request, std::move(rope));
+}
+
+void Client::AnswerError(Request* request, absl::string_view line) {
+  std::string reply;
+  resp::Encoder(protocol_, &reply).Error(line);
+  worker_->stats()->proxy_errors.Add(1);
+  Answer(request, reply);
+}
+
+void Client::AnswerRope(Request* request, io::Rope reply) {
+  if (state_ == State::kClosing) return;
+  ABSL_ASSERT(!request->streaming);
+  reply_bytes_ -= request->reply.size();
+  request->reply = std::move(reply);
+  reply_bytes_ += request->reply.size();
+  Finish(request);
+}
+
+// The request's reply is whole: here, or on its way to the client.
+void Client::Finish(Request* request) {
+  ABSL_ASSERT(request->state != Request::State::kReady);
+  request->state = Request::State::kReady;
+  request->hold.reset();
+  if (request->parent != nullptr) {
+    Request* parent = request->parent;
+    if (--parent->fragments->unanswered > 0) return;
+    io::Rope merged = MergeReplies(worker_, this, parent);
+    for (Request* fragment : parent->fragments->requests) {
+      reply_bytes_ -= fragment->reply.size();
+      worker_->requests()->Give(fragment);
+    }
+    parent->fragments.reset();
+    return AnswerRope(parent, std::move(merged));
+  }
+  --unanswered_;
+  worker_->stats()->requests_in_flight.Sub(1);
+  worker_->MarkDirty(this);
+  if (request == head_) SendReadyPrefix();
+}
+
+void Client::SendReadyPrefix() {
+  while (head_ != nullptr && head_->answered()) {
+    Request* request = head_;
+    if (request->sampled) LogAccess(*request, request->reply.size());
+    SendStored(request);
+    head_ = request->next;
+    if (head_ == nullptr) tail_ = nullptr;
+    request_bytes_ -= request->charged;
+    worker_->requests()->Give(request);
+  }
+  ResumeFront();
+}
+
+// The front request's reply may be a large one whose backend waits for us.
+void Client::ResumeFront() {
+  if (head_ == nullptr || head_->backend == nullptr || !head_->backend->replies_paused()) return;
+  SendStored(head_);
+  head_->streaming = true;
+  if (connection_.unsent_bytes() <= kOutputResumeBytes) head_->backend->ResumeReplies();
+}
+
+void Client::LogAccess(const Request& request, size_t reply_bytes) {
+  // The key and its values are the application's; the line says what and how long.
+  worker_->log()->Info(absl::StrCat(
+      "access client=", id_, " command=", request.command->container,
+      request.command->container.empty() ? "" : "|", request.command->name, " slot=", request.slot,
+      " redirections=", int{request.redirections},
+      " us=", absl::ToInt64Microseconds(worker_->now() - request.arrived), " bytes=", reply_bytes));
+}
+
+void Client::OnSend(const io::Completion& completion) {
+  const io::Connection::SendEvent event = connection_.OnSent(completion);
+  worker_->stats()->sends.Add(1);
+  if (state_ == State::kClosing) return EndIfDone();
+  if (event == io::Connection::SendEvent::kError) return BeginClose();
+  ResumeFront();
+  worker_->MarkDirty(this);
+}
+
+void Client::Flush() {
+  dirty = false;
+  if (state_ == State::kClosing || state_ == State::kFree) return;
+  connection_.Flush();
+  if (HasInput() && !runnable && MayTake()) worker_->MarkRunnable(this);
+  ControlReading();
+  if (head_ == nullptr && connection_.send_idle() && partial_.empty()) arena_.Release();
+  UpdateCharge();
+  EndIfDone();
+}
+
+// Reads on only if what it has can be dealt with (L5 to L8).
+void Client::ControlReading() {
+  if (state_ != State::kOpen) return;
+  const bool stuck = HasInput() && !runnable;
+  const bool memory_tight =
+      !worker_->MemoryEasy() && charged_ > kLargeRequestBytes && !worker_->IsLargestHolder(this);
+  if (stuck || memory_tight || input_bytes_ > kInputPauseBytes) {
+    if (!connection_.recv_paused()) connection_.PauseRecv();
+    if (memory_tight) worker_->WaitForMemory(this);
+    if (!stuck) return;
+    // It may take long: the receive buffers are needed by others.
+    for (size_t i = input_head_; i < input_.size(); ++i) {
+      if (!input_[i].buffer() || !input_[i].buffer()->scarce) continue;
+      worker_->stats()->payload_bytes_copied.Add(input_[i].size());
+      input_[i] = io::CopyToHeap(input_[i].bytes());
+    }
+  } else if (connection_.recv_paused()) {
+    connection_.StartRecv();
+  }
+}
+
+void Client::UpdateCharge() {
+  const size_t output = connection_.unsent_bytes() + reply_bytes_;
+  const size_t held = input_bytes_ + partial_.size() + request_bytes_ + output;
+  if (held != charged_) {
+    worker_->Charge(static_cast<int64_t>(held) - static_cast<int64_t>(charged_));
+    charged_ = held;
+  }
+  if (output > worker_->config().client_output_bytes_max) {
+    worker_->stats()->slow_client_closed.Add(1);
+    return BeginClose();
+  }
+  if (output <= kSlowReaderBytes) {
+    slow_since_ = absl::InfiniteFuture();
+  } else if (slow_since_ == absl::InfiniteFuture()) {
+    slow_since_ = worker_->now();
+    if (!timer_.armed()) timer_.Set(slow_since_ + kSlowReaderTime);
+  }
+}
+
+// --- the end
+
+void Client::BeginDrain() {
+  if (state_ != State::kOpen) return;
+  Become(State::kDraining);
+  timer_.Stop();
+  if (stop_after_this_) ClearInput();
+  if (!connection_.recv_paused()) connection_.PauseRecv();
+  worker_->MarkDirty(this);
+}
+
+void Client::EndIfDone() {
+  if (state_ == State::kDraining) {
+    if (head_ != nullptr || runnable || !connection_.send_idle()) return;
+    if (input_ended_) return BeginClose();
+    Become(State::kLingering);
+    connection_.ShutdownWrite();
+    // Unread input would turn the close into a reset that throws the last replies away.
+    connection_.StartRecv();
+    timer_.Set(worker_->now() + kLingerTime);
+  } else if (state_ == State::kClosing && connection_.closed()) {
+    Become(State::kFree);
+    worker_->FreeClient(this);
+  }
+}
+
+void Client::BeginClose() {
+  if (state_ == State::kClosing || state_ == State::kFree) return;
+  Become(State::kClosing);
+  timer_.Stop();
+  DropRequests();
+  ClearInput();
+  connection_.BeginClose();
+  request_bytes_ = reply_bytes_ = 0;
+  worker_->Charge(-static_cast<int64_t>(charged_));
+  charged_ = 0;
+  EndIfDone();
+}
+
+void Client::DropRequests() {
+  while (head_ != nullptr) {
+    Request* request = head_;
+    head_ = request->next;
+    if (!request->answered()) worker_->stats()->requests_in_flight.Sub(1);
+    if (request->fragments != nullptr) {
+      for (Request* fragment : request->fragments->requests) DropRequest(fragment);
+      request->fragments.reset();
+      worker_->requests()->Give(request);
+      continue;
+    }
+    DropRequest(request);
+  }
+  tail_ = nullptr;
+  unanswered_ = 0;
+  in_flight = waiting = 0;
+}
+
+// A request on a backend becomes an orphan: its reply is dropped there.
+void Client::DropRequest(Request* request) {
+  const bool on_backend =
+      request->state == Request::State::kQueued || request->state == Request::State::kSent;
+  if (!on_backend) {
+    if (request->state == Request::State::kWaiting) worker_->stats()->held_requests.Sub(1);
+    worker_->requests()->Give(request);
+    return;
+  }
+  Backend* backend = request->backend;
+  request->client = nullptr;
+  request->parent = nullptr;
+  request->reply.Clear();
+  // The rest of a large reply that only this client waits for is not worth reading.
+  if (backend != nullptr && backend->MayPause()) backend->Fail(Backend::Failure::kRetired, "");
+}
+
+void Client::OnControl(const io::Completion& completion) {
+  connection_.OnControl(completion);
+  EndIfDone();
+}
+
+void Client::StartTimer() {
+  if (!authenticated_) {
+    timer_.Set(worker_->now() + worker_->config().auth_timeout);
+  }
+}
+
+void Client::OnTimer() {
+  if (state_ == State::kLingering) return BeginClose();
+  if (state_ != State::kOpen && state_ != State::kDraining) return;
+  if (!authenticated_) return BeginClose();
+  if (slow_since_ == absl::InfiniteFuture()) return;
+  if (worker_->now() < slow_since_ + kSlowReaderTime) {
+    return timer_.Set(slow_since_ + kSlowReaderTime);
+  }
+  worker_->stats()->slow_client_closed.Add(1);
+  BeginClose();
+}
+
+// --- identity
+
+Client::Identity* Client::identity() {
+  if (identity_ == nullptr) identity_ = std::make_unique<Identity>();
+  return identity_.get();
+}
+
+const Client::Identity& Client::identity_or_empty() const {
+  static const Identity kEmpty;
+  return identity_ == nullptr ? kEmpty : *identity_;
+}
+
+void Client::set_protocol(resp::Protocol protocol) {
+  if (protocol == protocol_) return;
+  protocol_ = protocol;
+  plain_epoch = 0;  // other connections from here on
+}
+
+void Client::set_authenticated(bool yes) {
+  authenticated_ = yes;
+  if (yes) {
+    auth_failures_ = 0;
+    timer_.Stop();
+  } else {
+    StartTimer();
+  }
+}
+
+void Client::NoteAuthFailure() {
+  worker_->stats()->auth_failures.Add(1);
+  if (++auth_failures_ < kAuthFailuresMax) return;
+  stop_after_this_ = true;
+  BeginDrain();
+}
+
+void Client::ResetSession() {
+  identity_.reset();
+  set_protocol(resp::Protocol::kResp2);
+  if (!worker_->config().password.empty()) set_authenticated(false);
+}
+
+std::string Client::PeerName() const { return worker_->ring()->PeerName(connection_.fd()); }
+std::string Client::LocalName() const { return worker_->ring()->LocalName(connection_.fd()); }
+
+}  // namespace proxy

@@ -1,0 +1,210 @@
+#pragma once
+
+// File: proxy/client.h
+//
+// One client connection: its input cut into requests, its requests in order, its replies out in the
+// same order, and what the client has told about itself. Owned by its worker.
+//
+//   kFree ─Open▶ kOpen ─QUIT, bad input, end of input, drain▶ kDraining ─replies sent▶ kLingering
+//   kLingering (write side shut, input dropped) ─end of input, 1 s▶ kClosing ─last completion▶
+//   kFree kOpen, kDraining, kLingering ─I/O error▶ kClosing
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "io/buffer_pool.h"
+#include "io/connection.h"
+#include "io/timers.h"
+#include "proxy/request.h"
+#include "resp/encoder.h"
+#include "resp/scanner.h"
+#include "resp/views.h"
+
+namespace proxy {
+
+class Worker;
+
+class Client {
+ public:
+  enum class State : uint8_t { kFree, kOpen, kDraining, kLingering, kClosing };
+
+  // A client takes at most so much of one turn.
+  static constexpr int kRequestsPerTurn = 256;
+  static constexpr size_t kBytesPerTurn = 256 << 10;
+
+  Client(Worker* worker, uint32_t index, uint32_t generation);
+  ~Client();
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  // Takes the accepted descriptor and starts to receive.
+  void Open(io::Fd fd);
+
+  void OnRecv(io::Completion* completion);
+  void OnSend(const io::Completion& completion);
+  void OnControl(const io::Completion& completion);
+
+  // Cuts requests out of the input that is here, within the turn's budget. Called by the worker for
+  // clients on its run list.
+  void TakeRequests();
+  // Sends what is ready. Called once a turn if dirty.
+  void Flush();
+
+  // Answers what it has taken, sends it, and ends. Complete requests in its input are still taken.
+  void BeginDrain();
+  // Ends at once; what is unanswered is given up.
+  void BeginClose();
+
+  // --- replies, from backends and the proxy itself
+  // More of the request's reply. `buffer` holds `piece`. Complete ends the reply.
+  void OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::string_view piece,
+                    bool complete, bool large);
+  // The whole reply, made by the proxy.
+  void Answer(Request* request, absl::string_view reply);
+  void AnswerRope(Request* request, io::Rope reply);
+  void AnswerError(Request* request, absl::string_view line);
+
+  // --- its requests
+  // Calls fn for each unanswered request in order; of a split request: for its unanswered
+  // fragments.
+  template <typename Fn>
+  void ForEachUnanswered(Fn fn) {
+    for (Request* request = head_; request != nullptr; request = request->next) {
+      if (request->answered()) continue;
+      if (request->fragments == nullptr) {
+        if (request->state != Request::State::kNew) fn(request);
+        continue;
+      }
+      // By index: fn may add fragments.
+      for (size_t i = 0; i < request->fragments->requests.size(); ++i) {
+        Request* fragment = request->fragments->requests[i];
+        if (!fragment->answered() && fragment->state != Request::State::kNew) fn(fragment);
+      }
+    }
+  }
+  uint32_t unanswered() const { return unanswered_; }
+  // Bytes of the request's reply, and all before it, that the client has not taken yet.
+  size_t Backlog(const Request& request) const;
+
+  // --- what it told about itself
+  struct Identity {
+    std::string name;
+    std::string library_name;
+    std::string library_version;
+  };
+  uint64_t id() const { return id_; }
+  Identity* identity();
+  const Identity& identity_or_empty() const;
+  resp::Protocol protocol() const { return protocol_; }
+  void set_protocol(resp::Protocol protocol);
+  bool authenticated() const { return authenticated_; }
+  void set_authenticated(bool yes);
+  void NoteAuthFailure();
+  std::string PeerName() const;
+  std::string LocalName() const;
+  absl::Time opened_at() const { return opened_at_; }
+  io::Fd fd() const { return connection_.fd(); }
+  // No more requests are taken after the one being answered.
+  void StopAfterThis() { stop_after_this_ = true; }
+  void ResetSession();
+  // A write of this client went out: its reads stay on primaries for a while.
+  void NoteWrite(absl::Time now) { last_write_ = now; }
+  absl::Time last_write() const { return last_write_; }
+
+  // --- the slot gate's short cut (proxy/dispatcher.h)
+  uint64_t plain_epoch = 0;  // all its requests in flight went to shared primaries in this epoch
+  uint32_t in_flight = 0;    // kQueued or kSent
+  uint32_t waiting = 0;      // kWaiting
+  absl::Time wake_at = absl::InfiniteFuture();  // a waiting request has something to do then
+  bool on_waiting_list = false;
+  bool on_memory_list = false;
+  bool wake_wanted = false;  // on the worker's list for this turn
+
+  State state() const { return state_; }
+  uint32_t index() const { return index_; }
+  uint32_t generation() const { return generation_; }
+  size_t held_bytes() const { return charged_; }
+  // Bookkeeping for the worker's lists of this turn.
+  bool dirty = false;
+  bool runnable = false;
+  // Its last request, which found its backend full, has gone out.
+  void OnRoom() { waiting_for_room_ = false; }
+  Worker* worker() const { return worker_; }
+  // Small copies that live as long as this client's requests and replies.
+  io::Arena* arena() { return &arena_; }
+
+ private:
+  void Become(State next);
+  bool HasInput() const { return input_head_ < input_.size(); }
+  bool MayTake();
+  void ClearInput();
+  void KeepPartial(const io::Slice& piece);
+  void TakeFrame(const io::Slice& last_piece);
+  void TakeInline(const resp::Pieces& pieces);
+  void TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
+                 const resp::RequestScanner& scanned);
+  void TakeOneSlot(const cluster::CommandSpec& command, const resp::Pieces& pieces,
+                   const io::Rope& frame, const resp::RequestScanner& scanned);
+  void TakeSplit(const cluster::CommandSpec& command, const resp::Pieces& pieces,
+                 const io::Rope& frame);
+  void StartOneSlot(const cluster::CommandSpec& command, cluster::Slot slot, bool barrier,
+                    const resp::Pieces& pieces, const io::Rope& frame);
+  Request* NewRequest(const cluster::CommandSpec& command);
+  void AnswerNew(absl::string_view reply);
+  void AnswerNewError(absl::string_view line);
+  void OnProtocolError(absl::string_view error);
+  void OnErrorReply(Request* request, Backend* backend, absl::string_view last_piece);
+  io::Slice KeepBytes(const io::BufferRef& buffer, absl::string_view piece, bool part_of_large);
+  void SendStored(Request* request);
+  void Finish(Request* request);
+  void SendReadyPrefix();
+  void ResumeFront();
+  void LogAccess(const Request& request, size_t reply_bytes);
+  void EndIfDone();
+  void DropRequests();
+  void DropRequest(Request* request);
+  void ControlReading();
+  void UpdateCharge();
+  void StartTimer();
+  void OnTimer();
+  static void TimerFired(void* self) { static_cast<Client*>(self)->OnTimer(); }
+
+  Worker* const worker_;
+  const uint32_t index_;
+  const uint32_t generation_;
+  State state_ = State::kFree;
+  io::Connection connection_;
+  io::Timer timer_;  // authentication, linger, slow reader
+  io::Arena arena_;
+  resp::RequestScanner scanner_;
+  std::vector<io::Slice> input_;  // received, not scanned yet, in order
+  size_t input_head_ = 0;
+  size_t input_bytes_ = 0;
+  io::Rope partial_;          // scanned bytes of an incomplete frame
+  bool input_ended_ = false;  // half-closed by the client
+  bool stop_after_this_ = false;
+  bool waiting_for_room_ = false;  // its last request waits for room on a backend
+  bool throttled_ = false;         // too many requests unanswered
+
+  Request* head_ = nullptr;  // oldest; replies leave in this order
+  Request* tail_ = nullptr;
+  uint32_t unanswered_ = 0;   // requests in the queue that are not answered
+  size_t request_bytes_ = 0;  // of requests in the queue
+  size_t reply_bytes_ = 0;    // stored replies that may not leave yet
+  size_t charged_ = 0;        // what the worker counts for this client
+
+  uint64_t id_ = 0;
+  absl::Time opened_at_;
+  absl::Time last_write_ = absl::InfinitePast();
+  absl::Time slow_since_ = absl::InfiniteFuture();
+  std::unique_ptr<Identity> identity_;
+  resp::Protocol protocol_ = resp::Protocol::kResp2;
+  bool authenticated_ = true;
+  uint8_t auth_failures_ = 0;
+};
+
+}  // namespace proxy

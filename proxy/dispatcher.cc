@@ -1,0 +1,573 @@
+#include "proxy/dispatcher.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "cluster/router.h"
+#include "proxy/args.h"
+#include "proxy/backend.h"
+#include "proxy/backend_pool.h"
+#include "proxy/client.h"
+#include "proxy/split_request.h"
+#include "proxy/worker.h"
+
+namespace proxy {
+namespace {
+
+// Smaller requests are copied next to each other; larger ones are sent from where they lie.
+constexpr size_t kCopyBytes = 1 << 10;
+// Larger ones get a connection of their own.
+constexpr size_t kSharedRequestBytesMax = 1 << 20;
+// L10: waiting and trying again.
+constexpr absl::Duration kBackoffMin = absl::Milliseconds(10);
+constexpr absl::Duration kBackoffMax = absl::Milliseconds(160);
+// After a write, a connection's reads stay on the primary for so long.
+constexpr absl::Duration kReadOwnWritesTime = absl::Seconds(1);
+
+constexpr absl::string_view kTooManyRedirections =
+    "ERR proxy: too many redirections (not executed)";
+constexpr absl::string_view kMalformedRedirection =
+    "ERR proxy: malformed redirection (outcome unknown)";
+constexpr absl::string_view kUnknownNode =
+    "CLUSTERDOWN proxy: redirect to unknown node (not executed)";
+constexpr absl::string_view kNotConfirmed =
+    "ERR proxy: redirection not confirmed (outcome unknown)";
+constexpr absl::string_view kOvertaken =
+    "ERR proxy: overtaken by a later command on the same key (not executed)";
+constexpr absl::string_view kLost = "ERR proxy: backend connection lost (outcome unknown)";
+
+size_t TotalBytes(const resp::Pieces& pieces) {
+  size_t total = 0;
+  for (absl::string_view piece : pieces) total += piece.size();
+  return total;
+}
+
+bool IsOut(const Request& request) {
+  return request.state == Request::State::kQueued || request.state == Request::State::kSent;
+}
+
+}  // namespace
+
+// --- a new request
+
+bool Dispatcher::Start(Request* request, const resp::Pieces& pieces, const io::Rope& frame) {
+  const cluster::CommandSpec& command = *request->command;
+  request->read = command.is_read_only();
+  const size_t bytes = TotalBytes(pieces);
+  request->private_connection = bytes > kSharedRequestBytesMax;
+  const bool barrier_closed =
+      request->barrier && request->client->in_flight + request->client->waiting > 0;
+  Route route;
+  // A private connection is taken only when the request may go at once.
+  if (!barrier_closed && (!request->private_connection || !EarlierInTheWay(*request, nullptr))) {
+    route = FindRoute(request);
+    if (route.backend != nullptr && GateOpen(request, route)) {
+      if (route.backend->HasRoom(bytes)) {
+        if (bytes < kCopyBytes) {
+          worker_->stats()->payload_bytes_copied.Add(bytes);
+          request->bytes.Append(route.backend->CopyRequest(pieces, bytes));
+        } else {
+          KeepBytes(request, pieces, frame);
+        }
+        Send(request, route);
+        return true;
+      }
+      KeepBytes(request, pieces, frame);
+      Wait(request);
+      route.backend->AddWaiter(request->client->index(), request->client->generation());
+      return false;
+    }
+  }
+  KeepBytes(request, pieces, frame);
+  Wait(request);
+  if (!barrier_closed && route.backend == nullptr && !request->private_connection) {
+    HoldForNode(request, route);
+  }
+  worker_->WakeClient(request->client);
+  return true;
+}
+
+void Dispatcher::KeepBytes(Request* request, const resp::Pieces& pieces, const io::Rope& frame) {
+  io::Arena* arena = request->client->arena();
+  const bool small = frame.size() < kCopyBytes;
+  for (const io::Slice& slice : frame.slices()) {
+    const bool copy = small || (slice.buffer() && slice.buffer()->scarce && worker_->BuffersLow());
+    if (copy) worker_->stats()->payload_bytes_copied.Add(slice.size());
+    request->bytes.Append(copy ? arena->Copy(slice.bytes()) : slice);
+  }
+  ABSL_ASSERT(request->bytes.size() == TotalBytes(pieces));
+  (void)pieces;
+}
+
+void Dispatcher::StartOneKeyFragment(Request* request, const io::Rope& frame) {
+  request->read = request->command->is_read_only();
+  request->bytes = frame;
+  Hold* hold = EnsureHold(request);
+  hold->refused = true;
+  hold->not_before = worker_->now();
+  Wait(request);
+}
+
+// --- where to
+
+NodeBackends* Dispatcher::ChooseNode(Request* request, bool* read_only, bool* by_slot) {
+  *read_only = *by_slot = false;
+  const ClusterState* state = worker_->cluster();
+  if (state == nullptr) return nullptr;
+  if (request->hold != nullptr && request->hold->redirected) {
+    NodeBackends* node = worker_->backends()->FindById(request->hold->target_id);
+    if (node != nullptr && node->in_topology) return node;
+    request->hold->redirected = request->hold->ask = false;
+  }
+  const cluster::Topology& topology = *state->topology;
+  const cluster::Shard* shard = topology.ShardFor(request->slot);
+  if (shard == nullptr) return nullptr;
+  cluster::NodeIndex index = shard->primary;
+  const cluster::ReadPrefer prefer = worker_->config().read_prefer;
+  if (prefer != cluster::ReadPrefer::kPrimary && request->read && !request->force_primary &&
+      request->client->last_write() + kReadOwnWritesTime < worker_->now()) {
+    index = cluster::ChooseReadNode(
+        topology, request->slot, prefer, static_cast<uint32_t>(worker_->Random(1u << 31)),
+        worker_->backends()->Usable(), worker_->backends()->same_zone());
+    *read_only = index != shard->primary;
+  }
+  if (index == cluster::kNoNode) return nullptr;
+  *by_slot = index == shard->primary;
+  return worker_->backends()->node(index);
+}
+
+Dispatcher::Route Dispatcher::FindRoute(Request* request) {
+  Route route;
+  bool read_only = false;
+  bool by_slot = false;
+  route.node = ChooseNode(request, &read_only, &by_slot);
+  if (route.node == nullptr) return route;
+  if (request->private_connection) {
+    route.backend = worker_->backends()->Private(route.node, request->protocol);
+  } else {
+    route.backend =
+        worker_->backends()->Shared(route.node, request->protocol, read_only, request->slot);
+    route.plain = by_slot;
+  }
+  return route;
+}
+
+// For a request that is the client's newest.
+bool Dispatcher::GateOpen(Request* request, const Route& route) {
+  const Client& client = *request->client;
+  if (client.waiting == 0) {
+    if (client.in_flight == 0) return true;
+    // All that is in flight went by the slot's primary of this epoch, and so does this: where the
+    // slots are the same, so are the connections.
+    if (route.plain && client.plain_epoch == worker_->route_epoch()) return true;
+  }
+  return !EarlierInTheWay(*request, route.backend);
+}
+
+bool Dispatcher::EarlierInTheWay(const Request& request, const Backend* backend) {
+  bool found = false;
+  request.client->ForEachUnanswered([&](Request* other) {
+    if (other == &request || other->slot != request.slot) return;
+    if (!IsOut(*other) || other->backend != backend) found = true;
+  });
+  return found;
+}
+
+void Dispatcher::Send(Request* request, const Route& route) {
+  Client* client = request->client;
+  if (!route.plain || request->private_connection) {
+    client->plain_epoch = 0;
+  } else if (client->in_flight == 0) {
+    client->plain_epoch = worker_->route_epoch();
+  }
+  request->asking = request->hold != nullptr && request->hold->ask;
+  if (request->command->is_write()) client->NoteWrite(worker_->now());
+  route.backend->Enqueue(request);
+}
+
+// --- waiting
+
+void Dispatcher::Wait(Request* request) {
+  ABSL_ASSERT(request->state != Request::State::kWaiting);
+  request->state = Request::State::kWaiting;
+  ++request->client->waiting;
+  worker_->stats()->held_requests.Add(1);
+  worker_->NoteWaiting(request->client);
+}
+
+void Dispatcher::LeaveWaiting(Request* request) {
+  ABSL_ASSERT(request->state == Request::State::kWaiting);
+  request->state = Request::State::kNew;
+  --request->client->waiting;
+  worker_->stats()->held_requests.Sub(1);
+}
+
+Hold* Dispatcher::EnsureHold(Request* request) {
+  if (request->hold == nullptr) request->hold = std::make_unique<Hold>();
+  Hold* hold = request->hold.get();
+  if (hold->deadline == absl::InfiniteFuture()) {
+    hold->deadline = worker_->now() + worker_->config().hold_timeout;
+  }
+  return hold;
+}
+
+// Nobody serves the slot, or its node can't be connected to at this time.
+void Dispatcher::HoldForNode(Request* request, const Route& route) {
+  Hold* hold = EnsureHold(request);
+  const absl::Time now = worker_->now();
+  if (route.node == nullptr) {
+    hold->backoff = std::clamp(hold->backoff * 2, kBackoffMin, kBackoffMax);
+    hold->not_before = now + hold->backoff;
+    worker_->HintRefresh("");
+    return;
+  }
+  hold->not_before = std::max(now + kBackoffMin, route.node->available_at);
+  // A node that has been away for longer than anybody would wait: the answer comes at once.
+  if (now - route.node->down_since > worker_->config().hold_timeout) hold->deadline = now;
+  // Next time, by the topology as it is then.
+  hold->redirected = hold->ask = false;
+}
+
+void Dispatcher::Wake(Client* client) {
+  // Of the requests for one slot, in order: which connection the unanswered ones are on, …
+  struct SlotView {
+    uint32_t last_out = 0;  // … the number of the last one that is out, …
+    const Backend* on = nullptr;
+    bool several = false;
+    bool waits = false;  // … and whether one of them waits.
+  };
+  client->wake_at = absl::InfiniteFuture();
+  if (client->waiting == 0) return;
+  absl::flat_hash_map<cluster::Slot, SlotView> slots;
+  uint32_t number = 0;
+  client->ForEachUnanswered([&](Request* request) {
+    ++number;
+    if (IsOut(*request)) slots[request->slot].last_out = number;
+  });
+  std::vector<Request*> expired;
+  number = 0;
+  bool earlier_unanswered = false;
+  client->ForEachUnanswered([&](Request* request) {
+    ++number;
+    SlotView& slot = slots[request->slot];
+    const bool first = !earlier_unanswered;
+    earlier_unanswered = true;
+    if (IsOut(*request)) {
+      slot.several |= slot.on != nullptr && slot.on != request->backend;
+      slot.on = request->backend;
+      return;
+    }
+    const Verdict verdict = CheckHold(request);
+    if (verdict == Verdict::kExpired) {
+      expired.push_back(request);
+      return;
+    }
+    const bool refused = request->hold != nullptr && request->hold->refused;
+    bool may_go = verdict == Verdict::kGo && !slot.waits && !slot.several &&
+                  !(refused && slot.last_out > number) && !(request->barrier && !first) &&
+                  !(request->private_connection && slot.on != nullptr);
+    if (may_go) {
+      const Route route = FindRoute(request);
+      if (route.backend == nullptr) {
+        HoldForNode(request, route);
+      } else if (slot.on != nullptr && slot.on != route.backend) {
+        may_go = false;
+      } else if (!route.backend->HasRoom(request->bytes.size())) {
+        route.backend->AddWaiter(client->index(), client->generation());
+      } else {
+        LeaveWaiting(request);
+        Send(request, route);
+        slot.on = route.backend;
+        return;
+      }
+    }
+    slot.waits = true;
+    if (request->hold == nullptr) return;
+    // Wakes by itself when its time comes; other events wake it before.
+    client->wake_at = std::min(client->wake_at, request->hold->deadline);
+    if (request->hold->not_before > worker_->now()) {
+      client->wake_at = std::min(client->wake_at, request->hold->not_before);
+    }
+  });
+  for (Request* request : expired) Expire(request);
+  if (client->waiting == 0) {
+    client->OnRoom();
+    worker_->MarkDirty(client);
+  }
+}
+
+void Dispatcher::Expire(Request* request) {
+  std::string line = request->hold->error;
+  if (line.empty()) {
+    line = absl::StrCat("CLUSTERDOWN proxy: slot ", request->slot,
+                        " has no reachable owner (not executed)");
+  }
+  LeaveWaiting(request);
+  request->client->AnswerError(request, line);
+}
+
+Dispatcher::Verdict Dispatcher::CheckHold(Request* request) {
+  Hold* hold = request->hold.get();
+  if (hold == nullptr) return Verdict::kGo;
+  if (hold->deadline <= worker_->now()) return Verdict::kExpired;
+  if (hold->not_before > worker_->now()) return Verdict::kNotYet;
+  if (hold->refresh_ask > worker_->refresh_answered()) return Verdict::kNotYet;
+  if (hold->confirm || hold->confirm_moving) return ConfirmScript(request);
+  if (!hold->target_host.empty()) return FindTarget(request);
+  return Verdict::kGo;
+}
+
+// A redirection pointed to a node that was not known, or back to where it came from; the view that
+// was asked for then is here.
+Dispatcher::Verdict Dispatcher::FindTarget(Request* request) {
+  Hold* hold = request->hold.get();
+  const cluster::Topology& topology = *worker_->cluster()->topology;
+  const cluster::NodeIndex index = topology.FindByAddress(hold->target_host, hold->target_port);
+  if (index != cluster::kNoNode && topology.node(index).id != hold->refused_by) {
+    hold->redirected = true;
+    hold->target_id = topology.node(index).id;
+    hold->target_host.clear();
+    return Verdict::kGo;
+  }
+  const cluster::Shard* shard = topology.ShardFor(request->slot);
+  const bool same_owner = shard != nullptr && topology.node(shard->primary).id == hold->refused_by;
+  if (index != cluster::kNoNode || (!hold->ask && !same_owner)) {
+    // The slot has another owner by now, or the node means itself: by the topology.
+    hold->ask = false;
+    hold->target_host.clear();
+    return Verdict::kGo;
+  }
+  hold->backoff = std::clamp(hold->backoff * 2, kBackoffMin, kBackoffMax);
+  hold->not_before = worker_->now() + worker_->Jitter(hold->backoff);
+  hold->refresh_ask = worker_->AskRefresh(hold->refused_by);
+  return Verdict::kNotYet;
+}
+
+// An error of a script proves nothing by itself: the cluster's own view must say the same.
+Dispatcher::Verdict Dispatcher::ConfirmScript(Request* request) {
+  Hold* hold = request->hold.get();
+  const cluster::Topology* view = worker_->last_view();
+  if (view == nullptr) {  // nobody could be asked; once more, while there is time
+    hold->backoff = std::clamp(hold->backoff * 2, kBackoffMin, kBackoffMax);
+    hold->not_before = worker_->now() + worker_->Jitter(hold->backoff);
+    hold->refresh_ask = worker_->AskRefresh(hold->refused_by);
+    return Verdict::kNotYet;
+  }
+  const bool own_view =
+      view->source() != cluster::kNoNode && view->node(view->source()).id == hold->refused_by;
+  const cluster::MovingSlot* moving = own_view ? view->FindMoving(request->slot) : nullptr;
+  bool confirmed = false;
+  if (hold->confirm_moving) {
+    confirmed = moving != nullptr;
+  } else if (hold->ask) {
+    const cluster::NodeIndex target = view->FindByAddress(hold->target_host, hold->target_port);
+    confirmed = moving != nullptr && !moving->importing && target != cluster::kNoNode &&
+                view->node(target).id == moving->other_id;
+    if (confirmed) {
+      hold->redirected = true;
+      hold->target_id = moving->other_id;
+    }
+  } else {
+    const cluster::Shard* shard = view->ShardFor(request->slot);
+    confirmed = shard != nullptr && view->node(shard->primary).id != hold->refused_by;
+    if (confirmed) {
+      hold->redirected = true;
+      hold->target_id = view->node(shard->primary).id;
+    }
+  }
+  if (!confirmed) return Verdict::kExpired;
+  hold->confirm = hold->confirm_moving = false;
+  hold->target_host.clear();
+  return Verdict::kGo;
+}
+
+// --- replies that ask for something
+
+bool Dispatcher::OnErrorReply(Request* request, Backend* backend, absl::string_view line) {
+  const cluster::ErrorReply error = cluster::ParseErrorReply(line);
+  const bool script = request->command->is_script();
+  const bool from_replica = backend->options().read_only;
+  switch (error.kind) {
+    case cluster::ErrorKind::kOther:
+      return false;
+    case cluster::ErrorKind::kMalformed:
+      worker_->stats()->malformed_redirections.Add(1);
+      request->client->AnswerError(request, kMalformedRedirection);
+      return true;
+    case cluster::ErrorKind::kMoved:
+      worker_->stats()->moved.Add(1);
+      return OnRedirection(request, backend, error);
+    case cluster::ErrorKind::kAsk:
+      worker_->stats()->asked.Add(1);
+      return OnRedirection(request, backend, error);
+    case cluster::ErrorKind::kTryAgain: {
+      worker_->stats()->try_again.Add(1);
+      if (request->is_fragment() && !request->one_key_fragments &&
+          request->parent->fragments->plan.fragments[request->fragment].keys.size() > 1) {
+        SplitIntoOneKeyFragments(worker_, request);
+        return true;
+      }
+      WaitAndRetry(request, line);
+      if (script) {
+        request->hold->confirm_moving = true;
+        request->hold->refused_by = backend->node()->id;
+        request->hold->refresh_ask = worker_->AskRefresh(backend->node()->id);
+      }
+      return true;
+    }
+    case cluster::ErrorKind::kMasterDown:
+      if (!from_replica) return false;
+      [[fallthrough]];
+    case cluster::ErrorKind::kClusterDown:
+    case cluster::ErrorKind::kLoading:
+      if (script && !from_replica) return false;
+      WaitAndRetry(request, line);
+      request->hold->redirected = request->hold->ask = false;
+      if (from_replica) {
+        request->force_primary = true;
+        request->hold->not_before = worker_->now();
+      } else {
+        worker_->HintRefresh("");
+      }
+      return true;
+    case cluster::ErrorKind::kReadOnly: {
+      if (script || request->read_only_retried) return false;
+      request->read_only_retried = true;
+      WaitAndRetry(request, line);
+      request->hold->redirected = request->hold->ask = false;
+      request->hold->refresh_ask = worker_->AskRefresh("");
+      return true;
+    }
+  }
+  return false;
+}
+
+void Dispatcher::WaitAndRetry(Request* request, absl::string_view line) {
+  Hold* hold = EnsureHold(request);
+  hold->refused = true;
+  hold->error = std::string(line);
+  hold->backoff = std::clamp(hold->backoff * 2, kBackoffMin, kBackoffMax);
+  hold->not_before = worker_->now() + worker_->Jitter(hold->backoff);
+  Wait(request);
+  worker_->WakeClient(request->client);
+}
+
+bool Dispatcher::OnRedirection(Request* request, Backend* backend,
+                               const cluster::ErrorReply& error) {
+  const NodeBackends& from = *backend->node();
+  const bool script = request->command->is_script();
+  const bool ask = error.kind == cluster::ErrorKind::kAsk;
+  if (error.slot != request->slot) {
+    worker_->stats()->malformed_redirections.Add(1);
+    request->client->AnswerError(request, kMalformedRedirection);
+    return true;
+  }
+  if (backend->options().read_only && !ask) {
+    // The replica has lost the slot, or its primary has: the primary knows.
+    request->force_primary = true;
+  }
+  if (++request->redirections > worker_->config().redirections_max) {
+    request->client->AnswerError(request, script ? kNotConfirmed : kTooManyRedirections);
+    return true;
+  }
+  Hold* hold = EnsureHold(request);
+  hold->refused = true;
+  hold->ask = ask;
+  hold->redirected = false;
+  hold->refused_by = from.id;
+  hold->not_before = worker_->now();
+  hold->error = std::string(script ? kNotConfirmed : kUnknownNode);
+  hold->target_host = error.host.empty() ? from.address.host : std::string(error.host);
+  hold->target_port = error.port;
+  const cluster::Topology& topology = *worker_->cluster()->topology;
+  const cluster::NodeIndex index = topology.FindByAddress(hold->target_host, hold->target_port);
+  const bool known = index != cluster::kNoNode && topology.node(index).id != from.id;
+  if (script || !known || request->redirections > 1) {
+    // Not on one node's word: a view begun after this one, that node's own first.
+    hold->confirm = script;
+    hold->refresh_ask = worker_->AskRefresh(from.id);
+    if (request->redirections > 1) {
+      hold->backoff = std::clamp(hold->backoff * 2, kBackoffMin, kBackoffMax);
+      hold->not_before = worker_->now() + worker_->Jitter(hold->backoff);
+    }
+  } else {
+    hold->redirected = true;
+    hold->target_id = topology.node(index).id;
+    hold->target_host.clear();
+    if (!ask) worker_->HintRefresh(from.id);
+  }
+  Wait(request);
+  worker_->WakeClient(request->client);
+  return true;
+}
+
+void Dispatcher::OnOrdinaryReply(Request* request) {
+  bool before = true;
+  request->client->ForEachUnanswered([&](Request* other) {
+    if (other == request) before = false;
+    if (!before || other->slot != request->slot) return;
+    if (other->state != Request::State::kWaiting || other->hold == nullptr) return;
+    Hold* hold = other->hold.get();
+    if (!hold->refused || !SharesKey(*other, *request)) return;
+    hold->error = std::string(other->command->is_script() ? kNotConfirmed : kOvertaken);
+    hold->deadline = worker_->now();
+  });
+}
+
+bool Dispatcher::SharesKey(const Request& a, const Request& b) {
+  const auto keys_of = [](const Request& request, absl::flat_hash_set<std::string>* keys) {
+    absl::InlinedVector<absl::string_view, 4> pieces;
+    for (const io::Slice& slice : request.bytes.slices()) pieces.push_back(slice.bytes());
+    const ArgList args(pieces);
+    std::vector<uint32_t> indexes;
+    if (cluster::FindKeyIndexes(*request.command, args.views(), &indexes) !=
+        cluster::KeySearch::kOk) {
+      return;
+    }
+    for (const uint32_t index : indexes) keys->insert(std::string(args.views()[index]));
+  };
+  absl::flat_hash_set<std::string> keys_a, keys_b;
+  keys_of(a, &keys_a);
+  keys_of(b, &keys_b);
+  return std::any_of(keys_a.begin(), keys_a.end(),
+                     [&](const std::string& key) { return keys_b.contains(key); });
+}
+
+// --- lost connections
+
+void Dispatcher::OnNotHandedOver(Request* request) {
+  EnsureHold(request);
+  Wait(request);
+  worker_->WakeClient(request->client);
+}
+
+bool Dispatcher::MayRepeat(const Request& request) {
+  if (!worker_->config().retry_reads || !request.command->is_read_only() ||
+      request.command->is_script() || request.read_retried) {
+    return false;
+  }
+  // A later write may have run: the read would see it.
+  bool after = false;
+  bool written = false;
+  request.client->ForEachUnanswered([&](Request* other) {
+    if (other == &request) after = true;
+    if (after && other->slot == request.slot && other->handed_over &&
+        !other->command->is_read_only()) {
+      written = true;
+    }
+  });
+  return !written;
+}
+
+void Dispatcher::Repeat(Request* request) {
+  request->read_retried = true;
+  EnsureHold(request)->error = std::string(kLost);
+  Wait(request);
+  worker_->WakeClient(request->client);
+}
+
+}  // namespace proxy

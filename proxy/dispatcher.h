@@ -1,0 +1,83 @@
+#pragma once
+
+// File: proxy/dispatcher.h
+//
+// Where a request goes next: on which connection, or that it waits, or with which error it ends.
+// Keeps the order of one client's requests on one slot (the slot gate), follows redirections within
+// their budgets, and holds what the cluster cannot serve right now. One worker's thread.
+//
+// The slot gate: a request may be sent on a connection only if no earlier unanswered request of its
+// client for that slot waits or is on another connection; and a request that a node refused only
+// when no later one of its client and slot is still out. If a later one ran and shares a key with
+// it, the refused one is answered with an error instead.
+
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "cluster/redirection.h"
+#include "proxy/request.h"
+#include "resp/views.h"
+
+namespace proxy {
+
+struct NodeBackends;
+class Worker;
+
+class Dispatcher {
+ public:
+  explicit Dispatcher(Worker* worker) : worker_(worker) {}
+
+  // A new one-slot request (or fragment): command, slot and client are set. `pieces` are its bytes,
+  // valid during the call; `frame` the same bytes with their shares. False: it waits because its
+  // backend is full, and its client should not take more.
+  bool Start(Request* request, const resp::Pieces& pieces, const io::Rope& frame);
+  // A fragment made after TRYAGAIN: waits a little, then goes. `frame` is kept.
+  void StartOneKeyFragment(Request* request, const io::Rope& frame);
+
+  // Looks at the client's waiting requests: sends what may go, answers what has run out of time.
+  void Wake(Client* client);
+
+  // A whole error reply from the backend: `line` without '-' and CRLF. True: dealt with, the error
+  // is not for the client. False: pass it on.
+  bool OnErrorReply(Request* request, Backend* backend, absl::string_view line);
+  // A reply that the client gets: checks the requests before it that were refused.
+  void OnOrdinaryReply(Request* request);
+  // Its connection ended before it was handed over.
+  void OnNotHandedOver(Request* request);
+  // Its connection ended after it was handed over. True: it may run once more (a read).
+  bool MayRepeat(const Request& request);
+  void Repeat(Request* request);
+
+ private:
+  struct Route {
+    NodeBackends* node = nullptr;  // null: nobody serves the slot
+    Backend* backend = nullptr;    // null: the node can't be connected to now
+    bool plain = false;            // a shared connection to the slot's primary
+  };
+  enum class Verdict : uint8_t { kGo, kNotYet, kExpired };
+
+  NodeBackends* ChooseNode(Request* request, bool* read_only, bool* by_slot);
+  Route FindRoute(Request* request);
+  bool GateOpen(Request* request, const Route& route);
+  bool EarlierInTheWay(const Request& request, const Backend* backend);
+  void Send(Request* request, const Route& route);
+  void KeepBytes(Request* request, const resp::Pieces& pieces, const io::Rope& frame);
+
+  void Wait(Request* request);
+  void LeaveWaiting(Request* request);
+  Hold* EnsureHold(Request* request);
+  void HoldForNode(Request* request, const Route& route);
+  Verdict CheckHold(Request* request);
+  Verdict ConfirmScript(Request* request);
+  Verdict FindTarget(Request* request);
+  void Expire(Request* request);
+
+  bool OnRedirection(Request* request, Backend* backend, const cluster::ErrorReply& error);
+  void WaitAndRetry(Request* request, absl::string_view line);
+  bool SharesKey(const Request& a, const Request& b);
+
+  Worker* const worker_;
+};
+
+}  // namespace proxy

@@ -1,0 +1,1 @@
+#include "proxy/local_commands.h"

@@ -1,0 +1,1 @@
+#include "proxy/node_query.h"

@@ -1,0 +1,127 @@
+#pragma once
+
+// File: proxy/request.h
+//
+// One request in flight: its bytes, where it is, and its reply. Made by a client when a frame is
+// complete; on a backend while its reply is owed; back in the client's queue until all earlier
+// replies are out. One worker's thread.
+//
+//   kNew ─┬─▶ kQueued ─▶ kSent ─┬─▶ kReady
+//         └─▶ kWaiting ◀────────┘   (redirected, or its backend was lost before it was handed over)
+//   kWaiting ─▶ kQueued, kReady (its time is up)      kQueued ─▶ kWaiting
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "cluster/command_table.h"
+#include "cluster/slot.h"
+#include "cluster/split.h"
+#include "io/slice.h"
+#include "resp/encoder.h"
+
+namespace proxy {
+
+class Backend;
+class Client;
+struct Request;
+
+// Why a request waits, and until when. Only for those that do: the rare path.
+struct Hold {
+  absl::Time deadline = absl::InfiniteFuture();   // then it is answered with `error`
+  absl::Time not_before = absl::InfinitePast();   // backoff
+  absl::Duration backoff = absl::ZeroDuration();  // the last one
+  uint64_t refresh_ask = 0;  // waits until the worker's asks up to this number are answered
+  bool refused = false;      // a node refused it (redirection, TRYAGAIN, …): see the slot gate
+  bool ask = false;          // go to `target_id` with ASKING
+  bool redirected = false;   // go to `target_id`, whatever the topology says
+  std::string target_id;     // node id, if known
+  std::string target_host;   // where the redirection pointed, if the node is not known yet
+  uint16_t target_port = 0;
+  std::string refused_by;  // id of the node that refused it
+  // A script's redirection is followed only when the cluster's own view confirms it.
+  bool confirm = false;
+  bool confirm_moving = false;  // TRYAGAIN: the slot must be moving
+  std::string error;            // line for the client when the time is up, without '-' and CRLF
+};
+
+// The fragments of a split request.
+struct Fragments {
+  cluster::SplitPlan plan;
+  std::vector<Request*> requests;  // one a fragment; owned while the parent is
+  uint32_t unanswered = 0;
+  bool keys_with_values = false;
+};
+
+struct Request {
+  enum class State : uint8_t { kNew, kWaiting, kQueued, kSent, kReady };
+
+  State state = State::kNew;
+  uint8_t redirections = 0;         // followed so far
+  bool read = false;                // may be served by a replica
+  bool force_primary = false;       // a replica could not serve it
+  bool read_retried = false;        // the one repetition of a read is used up
+  bool read_only_retried = false;   // so is the one after READONLY
+  bool handed_over = false;         // some byte of it may have reached a node
+  bool asking = false;              // goes with ASKING before it
+  bool streaming = false;           // part of its reply has left for the client
+  bool one_key_fragments = false;   // a fragment made after TRYAGAIN
+  bool sampled = false;             // gets an access line
+  bool private_connection = false;  // too large for a shared connection
+  bool barrier = false;  // has no slot of its own: waits for all earlier ones of its client
+  resp::Protocol protocol = resp::Protocol::kResp2;  // of its client when it was made
+  cluster::Slot slot = 0;
+  const cluster::CommandSpec* command = nullptr;
+  Client* client = nullptr;    // null: the client has gone, the reply is dropped
+  Request* parent = nullptr;   // of a fragment
+  uint32_t fragment = 0;       // its number there
+  Backend* backend = nullptr;  // kQueued, kSent
+  io::Rope bytes;              // what is sent; kept until the reply is final
+  size_t charged = 0;          // bytes of it that its client is charged for
+  io::Rope reply;              // what of the reply is here and has not left
+  std::unique_ptr<Hold> hold;
+  std::unique_ptr<Fragments> fragments;
+  Request* next = nullptr;  // in its client's queue
+  absl::Time arrived;
+
+  bool is_fragment() const { return parent != nullptr; }
+  bool answered() const { return state == State::kReady; }
+};
+
+// Recycles requests: none is allocated in the common case.
+class RequestPool {
+ public:
+  RequestPool() = default;
+  ~RequestPool() {
+    for (Request* request : free_) delete request;
+  }
+  RequestPool(const RequestPool&) = delete;
+  RequestPool& operator=(const RequestPool&) = delete;
+
+  Request* Take() {
+    ++in_use_;
+    if (free_.empty()) return new Request;
+    Request* request = free_.back();
+    free_.pop_back();
+    return request;
+  }
+  void Give(Request* request) {
+    --in_use_;
+    if (free_.size() >= kIdleMax) {
+      delete request;
+      return;
+    }
+    *request = Request();
+    free_.push_back(request);
+  }
+  size_t in_use() const { return in_use_; }
+
+ private:
+  static constexpr size_t kIdleMax = 16384;
+  std::vector<Request*> free_;
+  size_t in_use_ = 0;
+};
+
+}  // namespace proxy

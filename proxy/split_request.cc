@@ -1,0 +1,177 @@
+#include "proxy/split_request.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cluster/split.h"
+#include "proxy/client.h"
+#include "proxy/worker.h"
+#include "resp/encoder.h"
+#include "resp/views.h"
+
+namespace proxy {
+namespace {
+
+absl::InlinedVector<absl::string_view, 4> PiecesOf(const io::Rope& rope) {
+  absl::InlinedVector<absl::string_view, 4> pieces;
+  for (const io::Slice& slice : rope.slices()) pieces.push_back(slice.bytes());
+  return pieces;
+}
+
+// "*n\r\n$4\r\nMGET\r\n"
+std::string FragmentHeader(const cluster::CommandSpec& command, size_t args) {
+  char header[24];
+  std::string text(header, resp::WriteHeader('*', static_cast<int64_t>(args), header));
+  text.append(header, resp::WriteHeader('$', static_cast<int64_t>(command.name.size()), header));
+  text.append(command.name.data(), command.name.size());
+  text += "\r\n";
+  return text;
+}
+
+// Arguments per key: the key, or the key and its value.
+size_t ArgsPerKey(const Fragments& fragments) { return fragments.keys_with_values ? 2 : 1; }
+
+// The fragment's bytes: a header, and the arguments of its keys by reference to `frame`.
+// `key_positions` are the argument indexes of its keys in `args`.
+io::Rope BuildFragment(Client* client, const Request& parent, const std::vector<uint32_t>& keys,
+                       const ArgList& args, const io::Rope& frame) {
+  const size_t step = ArgsPerKey(*parent.fragments);
+  io::Rope rope;
+  rope.Append(client->arena()->Copy(FragmentHeader(*parent.command, 1 + keys.size() * step)));
+  for (const uint32_t key : keys) {
+    for (size_t i = 0; i < step; ++i) {
+      const resp::ArgPosition raw = args.Raw(1 + key * step + i);
+      frame.AppendRangeTo(raw.offset, raw.length, &rope);
+    }
+  }
+  return rope;
+}
+
+Request* NewFragment(Worker* worker, Request* parent, cluster::Slot slot) {
+  Request* fragment = worker->requests()->Take();
+  fragment->client = parent->client;
+  fragment->command = parent->command;
+  fragment->parent = parent;
+  fragment->protocol = parent->protocol;
+  fragment->slot = slot;
+  fragment->arrived = worker->now();
+  ++parent->fragments->unanswered;
+  worker->stats()->fragments.Add(1);
+  return fragment;
+}
+
+std::string Flatten(const io::Rope& rope) {
+  std::string text;
+  text.reserve(rope.size());
+  for (const io::Slice& slice : rope.slices()) text.append(slice.data(), slice.size());
+  return text;
+}
+
+bool IsArray(const io::Rope& reply) { return !reply.empty() && reply.slices()[0].data()[0] == '*'; }
+
+// "*n\r\n" and the elements in the order of the request's keys. Empty if a reply is not as it must
+// be.
+io::Rope MergeInKeyOrder(Client* client, const Request& parent) {
+  const Fragments& fragments = *parent.fragments;
+  const size_t count = fragments.requests.size();
+  std::vector<absl::InlinedVector<absl::string_view, 4>> pieces(count);
+  std::vector<resp::ElementReader> readers;
+  readers.reserve(count);
+  for (size_t i = 0; i < count; ++i) {
+    pieces[i] = PiecesOf(fragments.requests[i]->reply);
+    readers.emplace_back(pieces[i]);
+  }
+  char header[24];
+  const size_t header_bytes =
+      resp::WriteHeader('*', static_cast<int64_t>(fragments.plan.fragment_of_key.size()), header);
+  io::Rope merged;
+  merged.Append(client->arena()->Copy(absl::string_view(header, header_bytes)));
+  for (const uint32_t fragment : fragments.plan.fragment_of_key) {
+    resp::ArgPosition element;
+    if (!readers[fragment].Next(&element)) return io::Rope();
+    fragments.requests[fragment]->reply.AppendRangeTo(element.offset, element.length, &merged);
+  }
+  return merged;
+}
+
+}  // namespace
+
+bool StartFragments(Worker* worker, Request* parent, const ArgList& args, const io::Rope& frame) {
+  Fragments* fragments = parent->fragments.get();
+  Client* client = parent->client;
+  const size_t count = fragments->plan.fragments.size();
+  fragments->requests.reserve(count);
+  // All are made before the first is started: one may be answered at once.
+  std::vector<io::Rope> bytes(count);
+  for (size_t i = 0; i < count; ++i) {
+    const cluster::SplitFragment& plan = fragments->plan.fragments[i];
+    Request* fragment = NewFragment(worker, parent, plan.slot);
+    fragment->fragment = static_cast<uint32_t>(i);
+    fragments->requests.push_back(fragment);
+    bytes[i] = BuildFragment(client, *parent, plan.keys, args, frame);
+  }
+  // The parent may be answered, and gone, with the last one.
+  const std::vector<Request*> requests = fragments->requests;
+  bool room = true;
+  for (size_t i = 0; i < count; ++i) {
+    const auto pieces = PiecesOf(bytes[i]);
+    if (!worker->dispatcher()->Start(requests[i], pieces, bytes[i])) room = false;
+  }
+  return room;
+}
+
+void SplitIntoOneKeyFragments(Worker* worker, Request* fragment) {
+  Request* parent = fragment->parent;
+  Fragments* fragments = parent->fragments.get();
+  Client* client = parent->client;
+  const io::Rope frame = fragment->bytes;
+  const auto frame_pieces = PiecesOf(frame);
+  const ArgList args(frame_pieces);
+  const std::vector<uint32_t> keys = fragments->plan.fragments[fragment->fragment].keys;
+  std::vector<Request*> started = {fragment};
+  std::vector<io::Rope> bytes;
+  for (size_t i = 0; i < keys.size(); ++i) {
+    if (i > 0) {
+      Request* one = NewFragment(worker, parent, fragment->slot);
+      one->fragment = static_cast<uint32_t>(fragments->requests.size());
+      one->one_key_fragments = true;
+      fragments->requests.push_back(one);
+      fragments->plan.fragments.push_back({fragment->slot, {keys[i]}});
+      fragments->plan.fragment_of_key[keys[i]] = one->fragment;
+      started.push_back(one);
+    }
+    // Key i of this fragment's own bytes.
+    bytes.push_back(BuildFragment(client, *parent, {static_cast<uint32_t>(i)}, args, frame));
+  }
+  fragments->plan.fragments[fragment->fragment].keys = {keys[0]};
+  fragment->one_key_fragments = true;
+  for (size_t i = 0; i < started.size(); ++i) {
+    worker->dispatcher()->StartOneKeyFragment(started[i], bytes[i]);
+  }
+  worker->WakeClient(client);
+}
+
+io::Rope MergeReplies(Worker* worker, Client* client, Request* parent) {
+  const Fragments& fragments = *parent->fragments;
+  if (parent->command->merge == cluster::Merge::kInKeyOrder) {
+    const bool all_arrays =
+        std::all_of(fragments.requests.begin(), fragments.requests.end(),
+                    [](const Request* fragment) { return IsArray(fragment->reply); });
+    if (all_arrays) {
+      io::Rope merged = MergeInKeyOrder(client, *parent);
+      if (!merged.empty()) return merged;
+    }
+  }
+  cluster::MergedStatus status(parent->command->merge);
+  for (const Request* fragment : fragments.requests) {
+    status.Add(Flatten(fragment->reply), fragment->handed_over);
+  }
+  if (status.failed()) worker->stats()->proxy_errors.Add(1);
+  io::Rope merged;
+  merged.Append(client->arena()->Copy(status.Reply()));
+  return merged;
+}
+
+}  // namespace proxy

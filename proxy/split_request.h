@@ -1,0 +1,27 @@
+#pragma once
+
+// File: proxy/split_request.h
+//
+// A multi-key request over several slots: its fragments, made and started; their replies, merged.
+
+#include "io/slice.h"
+#include "proxy/args.h"
+#include "proxy/request.h"
+
+namespace proxy {
+
+class Client;
+class Worker;
+
+// Makes the fragments of parent->fragments->plan and starts them. `args` and `frame` are the
+// parent's. False: one of them found its backend full.
+bool StartFragments(Worker* worker, Request* parent, const ArgList& args, const io::Rope& frame);
+
+// Replaces a fragment of several keys by fragments of one key each, and starts them. The fragment
+// itself becomes the first of them.
+void SplitIntoOneKeyFragments(Worker* worker, Request* fragment);
+
+// The one reply, when every fragment is answered.
+io::Rope MergeReplies(Worker* worker, Client* client, Request* parent);
+
+}  // namespace proxy

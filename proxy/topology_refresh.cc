@@ -1,0 +1,1 @@
+#include "proxy/topology_refresh.h"

@@ -1,0 +1,195 @@
+#pragma once
+
+// File: proxy/worker.h
+//
+// One thread of the data path: its ring, its clients, its connections to the nodes, its statistics.
+// Shares nothing with other workers but immutable snapshots. A turn: submit and wait; handle each
+// completion; timers; flush every connection that was touched, once.
+
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "io/buffer_pool.h"
+#include "io/ring.h"
+#include "io/timers.h"
+#include "proxy/backend.h"
+#include "proxy/backend_pool.h"
+#include "proxy/client.h"
+#include "proxy/config.h"
+#include "proxy/dispatcher.h"
+#include "proxy/log.h"
+#include "proxy/messages.h"
+#include "proxy/request.h"
+#include "proxy/stats.h"
+
+namespace proxy {
+
+class Worker {
+ public:
+  // What a worker is given; all of it outlives the worker, but the ring, which it owns.
+  struct Environment {
+    uint32_t index = 0;
+    std::unique_ptr<io::Ring> ring;
+    std::shared_ptr<const Config> config;
+    WorkerMail* mail = nullptr;
+    ControlMail* control_mail = nullptr;
+    WorkerStats* stats = nullptr;
+    LogSink* log = nullptr;
+    uint64_t random_seed = 1;
+    // Sums over all workers, for the proxy's own INFO.
+    const StatsRegistry* all_stats = nullptr;
+  };
+
+  explicit Worker(Environment environment);
+  ~Worker();
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+
+  // Turns until drained.
+  void Run();
+  // One turn; waits at most `limit`. False: drained, there is nothing left to do.
+  bool Turn(absl::Duration limit);
+
+  // --- for clients and backends
+  io::Ring* ring() { return ring_.get(); }
+  io::Timers* timers() { return &timers_; }
+  io::BlockPool* blocks() { return &blocks_; }
+  RequestPool* requests() { return &requests_; }
+  Dispatcher* dispatcher() { return &dispatcher_; }
+  BackendPool* backends() { return &backend_pool_; }
+  const Config& config() const { return *config_; }
+  const ClusterState* cluster() const { return cluster_.get(); }  // null until a topology is there
+  WorkerStats* stats() { return stats_; }
+  Log* log() { return &log_; }
+  const StatsRegistry* all_stats() const { return all_stats_; }
+  absl::Time now() const { return now_; }
+  uint32_t index() const { return index_; }
+  uint64_t NextClientId() { return ++last_client_id_ * config_->workers + index_; }
+  // Uniform in [0, n).
+  uint64_t Random(uint64_t n) { return n == 0 ? 0 : random_() % n; }
+  // `d` ± 25 %.
+  absl::Duration Jitter(absl::Duration d);
+  const std::string& instance_name() const { return instance_name_; }
+  bool draining() const { return draining_; }
+
+  void MarkDirty(Client* client);
+  void MarkDirty(Backend* backend);
+  // The client has input left over: it goes on the run list.
+  void MarkRunnable(Client* client);
+  // The client's waiting requests are looked at before this turn ends.
+  void WakeClient(Client* client);
+  void WakeClient(uint32_t index, uint32_t generation);
+  void WakeAllWaiting();
+  void NoteWaiting(Client* client);
+
+  Backend* NewBackend();
+  void FreeBackend(Backend* backend);
+  void FreeClient(Client* client);
+
+  // The route epoch: raised whenever a slot may lead to another connection than before.
+  uint64_t route_epoch() const { return route_epoch_; }
+  void RaiseRouteEpoch() { ++route_epoch_; }
+
+  // Asks control for a view of the cluster; the node with that id is asked first. Returns the
+  // number to compare with refresh_answered().
+  uint64_t AskRefresh(absl::string_view first_node_id);
+  // The same, when no later check depends on it: at most one such ask is out at a time.
+  void HintRefresh(absl::string_view first_node_id);
+  uint64_t refresh_answered() const { return refresh_answered_; }
+  // The view of the latest answered ask; null: it failed.
+  const cluster::Topology* last_view() const { return last_view_.get(); }
+
+  // --- memory
+  void Charge(int64_t delta);
+  // Share of the worker's memory limit in use.
+  double MemoryUse() const { return static_cast<double>(charged_) / memory_limit_; }
+  // Clients that hold much may read on.
+  bool MemoryEasy() const { return charged_ < memory_limit_ / 10 * 8; }
+  // While memory is tight the one that holds most still reads on: it is the nearest to being done.
+  bool IsLargestHolder(const Client* client) const { return client == largest_holder_; }
+  // It stopped reading for want of memory; it is looked at again when there is some.
+  void WaitForMemory(Client* client);
+  // Receive buffers are running low: what may stay long is copied out of them.
+  bool BuffersLow() const { return buffers_low_; }
+  uint64_t AccessLineEvery() const { return config_->log_every_n; }
+  bool SampleAccessLine();
+
+ private:
+  void Handle(io::Completion* completion);
+  void OnMessage(const io::Completion& message);
+  void AdoptClient(io::Fd fd);
+  void AdoptCluster();
+  void TakeRefreshResults();
+  void RunClients();
+  void WakeClients();
+  void FlushAll();
+  void EaseMemory();
+  void BeginDrain();
+  void ForceClose();
+  void ReportGone();
+  void CheckDrained();
+  void FreeGone();
+
+  std::unique_ptr<io::Ring> ring_;
+  const std::shared_ptr<const Config> config_;
+  WorkerMail* const mail_;
+  ControlMail* const control_mail_;
+  WorkerStats* const stats_;
+  const StatsRegistry* const all_stats_;
+  const uint32_t index_;
+  const uint64_t memory_limit_;
+  std::mt19937_64 random_;
+  std::string instance_name_;
+
+  absl::Time now_;
+  Log log_;
+  io::Timers timers_;
+  io::BlockPool blocks_;
+  RequestPool requests_;
+  Dispatcher dispatcher_;
+  BackendPool backend_pool_;
+  std::shared_ptr<const ClusterState> cluster_;
+
+  std::vector<std::unique_ptr<Client>> clients_;  // by index; null: free
+  std::vector<uint32_t> client_generations_;
+  std::vector<uint32_t> free_clients_;
+  std::vector<std::unique_ptr<Backend>> backends_;  // by index; null: free
+  std::vector<uint32_t> backend_generations_;
+  std::vector<uint32_t> free_backends_;
+  std::vector<uint32_t> gone_clients_;  // closed in this turn; freed at its end
+  std::vector<uint32_t> gone_backends_;
+  uint32_t clients_open_ = 0;
+  uint32_t backends_alive_ = 0;
+  uint32_t gone_unreported_ = 0;
+  uint32_t cut_off_ = 0;
+
+  std::vector<Client*> dirty_clients_;
+  std::vector<Backend*> dirty_backends_;
+  std::vector<Client*> run_list_;
+  std::vector<Client*> wake_list_;
+  std::vector<Client*> waiting_list_;
+  io::Timer wake_timer_;
+  static void WakeTimerFired(void* self);
+
+  uint64_t route_epoch_ = 1;
+  uint64_t refresh_asked_ = 0;
+  uint64_t refresh_answered_ = 0;
+  uint64_t refresh_hint_ = 0;  // the last ask made by HintRefresh
+  std::shared_ptr<const cluster::Topology> last_view_;
+  uint64_t charged_ = 0;
+  uint64_t last_client_id_ = 0;
+  uint64_t commands_ = 0;
+  bool draining_ = false;
+  bool finished_ = false;
+  bool buffers_low_ = false;
+  const Client* largest_holder_ = nullptr;  // looked for while memory is tight
+  std::vector<Client*> memory_waiters_;
+  std::vector<io::Completion> batch_;
+};
+
+}  // namespace proxy
