@@ -68,6 +68,8 @@ class Arena {
 // last slice into it is gone.
 class BufferPool final : public BlockOwner {
  public:
+  // Page-aligned memory, left out of core dumps. If there is none, region() is null (errno says
+  // why) and the pool can't be used.
   BufferPool(uint32_t count, size_t buffer_bytes);
   ~BufferPool();
   BufferPool(const BufferPool&) = delete;
@@ -79,9 +81,9 @@ class BufferPool final : public BlockOwner {
   char* region() const { return region_; }
   size_t region_bytes() const { return count() * buffer_bytes_; }
 
-  void Recycle(Block* block) override { returned_.push_back(block->index); }
+  void Recycle(Block* block) override;
   // Buffers that came back since they were last taken from here; the ring empties it.
-  std::vector<uint32_t>& returned() { return returned_; }
+  std::vector<uint32_t>& returned();
 
  private:
   const size_t buffer_bytes_;

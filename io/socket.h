@@ -53,6 +53,21 @@ struct ListenOptions {
   int retry_ms = 100;
 };
 
+// A listening, bound socket: non-blocking, close-on-exec, with the options of SetStreamOptions,
+// which accepted sockets inherit. A Unix socket's file has its mode before anyone can connect; a
+// file that is a socket on which nobody listens is replaced, any other is left alone. Blocks for at
+// most retry_ms. Errors name the address and the reason. The caller owns the descriptor.
+absl::StatusOr<Fd> OpenListener(const Endpoint& address, const ListenOptions& options);
+// A new socket of the peer's family: non-blocking, close-on-exec, with the options of
+// SetStreamOptions. The caller owns the descriptor.
+absl::StatusOr<Fd> OpenStreamSocket(const Endpoint& peer);
+// No delay for small segments; a peer that is gone is noticed: probes after 60 s of silence, and no
+// more than 30 s for an acknowledgement. Does nothing to a Unix socket.
+void SetStreamOptions(Fd socket);
+// "address:port" of the socket's other or own end; empty if it has none.
+std::string PeerNameOf(Fd socket);
+std::string LocalNameOf(Fd socket);
+
 // "host:port" split at the last colon; brackets around an IPv6 host are taken off.
 struct HostPort {
   std::string host;
