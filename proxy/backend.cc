@@ -18,8 +18,6 @@ namespace {
 constexpr absl::string_view kAsking = "*1\r\n$6\r\nASKING\r\n";
 // Frames beyond this are received call by call, and streamed to a client that waits for them.
 constexpr size_t kLargeReplyBytes = 64 << 10;
-// A reply beyond this gets its connection to itself.
-constexpr size_t kOwnConnectionReplyBytes = 1 << 20;
 // Requests are given to the connection only while less than this waits there: what was not given to
 // it can still be taken back.
 constexpr size_t kGivenBytesMax = 1 << 20;
@@ -60,7 +58,7 @@ Backend::Backend(Worker* worker, uint32_t index, uint32_t generation)
       generation_(generation),
       connection_(worker->ring()),
       timer_(worker->timers(), &Backend::TimerFired, this),
-      arena_(worker->blocks()) {}
+      arena_(worker->backend_blocks()) {}
 
 void Backend::Become(State next) {
   ABSL_ASSERT(next != state_);
@@ -373,7 +371,8 @@ void Backend::TakeReplies(io::Slice data) {
       pending_.Pop();
     } else {
       progress_at_ = worker_->now();
-      NoteLargeReply();
+      const uint64_t missing = scanner_.bytes_missing();
+      if (missing > kLargeReplyBytes) connection_.ExpectLarge(missing);
     }
     if (request->client != nullptr) {
       const bool large = scanner_.frame_bytes() + scanner_.bytes_missing() > kLargeReplyBytes;
@@ -384,13 +383,6 @@ void Backend::TakeReplies(io::Slice data) {
     }
   }
   AfterReply();
-}
-
-// Called while a reply is incomplete.
-void Backend::NoteLargeReply() {
-  const uint64_t missing = scanner_.bytes_missing();
-  if (missing > kLargeReplyBytes) connection_.ExpectLarge(missing);
-  if (missing > kOwnConnectionReplyBytes && state_ == State::kOpen) Retire();
 }
 
 void Backend::AfterReply() {
@@ -406,8 +398,9 @@ void Backend::AfterReply() {
   }
 }
 
-bool Backend::MayPause() const {
-  return state_ == State::kRetired && pending_.size() == 1 && unsent_.empty();
+void Backend::OnSlowReader() {
+  if (state_ == State::kOpen) Retire();
+  if (AloneWithReply()) connection_.PauseRecv();
 }
 
 void Backend::ResumeReplies() {
@@ -485,6 +478,7 @@ void Backend::Fail(Failure failure, absl::string_view why) {
   switch (failure) {
     case Failure::kNone:
     case Failure::kRetired:
+      FenceOff();
       break;
     case Failure::kConnect:
     case Failure::kHandshake:
@@ -503,9 +497,7 @@ void Backend::Fail(Failure failure, absl::string_view why) {
     case Failure::kTimeout:
       stats->backend_lost.Add(1);
       worker_->log()->WarnEvery("lost", describe("lost connection to"));
-      if (client_id_ != 0 && !pending_.empty()) {
-        node_->old_connections.push_back({client_id_, name_});
-      }
+      FenceOff();
       if (failure == Failure::kTimeout) worker_->backends()->OnConnectFailed(node_);
       break;
   }
@@ -515,6 +507,11 @@ void Backend::Fail(Failure failure, absl::string_view why) {
   fencing_.clear();
   if (connection_.state() == io::Connection::State::kOpen) connection_.BeginClose();
   if (connection_.closed()) Settle();
+}
+
+// The node may still hold requests of this connection unread.
+void Backend::FenceOff() {
+  if (client_id_ != 0 && !pending_.empty()) node_->old_connections.push_back({client_id_, name_});
 }
 
 void Backend::OnControl(const io::Completion& completion) {

@@ -84,9 +84,13 @@ class Backend {
   void OnSend(const io::Completion& completion);
   void OnControl(const io::Completion& completion);
 
-  // The reply being received may wait for its client: nobody else waits behind it.
-  bool MayPause() const;
-  void PauseReplies() { connection_.PauseRecv(); }
+  // The client of the reply being received does not keep pace with it. New requests find another
+  // connection; once nobody else waits behind that reply, it is read at the client's pace.
+  void OnSlowReader();
+  // Nobody waits behind the reply being received, and nobody will.
+  bool AloneWithReply() const {
+    return state_ == State::kRetired && pending_.size() == 1 && unsent_.empty();
+  }
   void ResumeReplies();
   bool replies_paused() const { return connection_.recv_paused(); }
 
@@ -122,7 +126,7 @@ class Backend {
   void TakeReplies(io::Slice data);
   void TakeHandshake(const io::Slice& data);
   void AfterReply();
-  void NoteLargeReply();
+  void FenceOff();
   void Settle();
   void SettleOne(Request* request, bool handed_over, bool head);
   absl::Duration ReplyTimeout() const;

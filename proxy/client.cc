@@ -46,7 +46,7 @@ Client::Client(Worker* worker, uint32_t index, uint32_t generation)
       generation_(generation),
       connection_(worker->ring()),
       timer_(worker->timers(), &Client::TimerFired, this),
-      arena_(worker->blocks()) {}
+      arena_(worker->client_blocks()) {}
 
 Client::~Client() { ABSL_ASSERT(head_ == nullptr); }
 
@@ -159,7 +159,7 @@ void Client::TakeRequests() {
       TakeFrame(piece);
     }
   }
-  if (stop_after_this_) ClearInput();
+  if (stop_after_this_) BeginDrain();
 }
 
 void Client::ClearInput() {
@@ -423,9 +423,8 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
   }
   if (complete) return Finish(request);
   worker_->MarkDirty(this);
-  if (!request->is_fragment() && Backlog(*request) > kOutputPauseBytes && backend->MayPause()) {
-    backend->PauseReplies();
-  }
+  // Only the front one waits for its client: the others' replies are needed to get there.
+  if (request == head_ && Backlog(*request) > kOutputPauseBytes) backend->OnSlowReader();
 }
 
 // The last piece of an error reply. It may ask for something to be done instead of being passed on.
@@ -479,6 +478,7 @@ void Client::Finish(Request* request) {
   ABSL_ASSERT(request->state != Request::State::kReady);
   request->state = Request::State::kReady;
   request->hold.reset();
+  request->bytes.Clear();
   if (request->parent != nullptr) {
     Request* parent = request->parent;
     if (--parent->fragments->unanswered > 0) return;
@@ -657,7 +657,8 @@ void Client::DropRequest(Request* request) {
   request->parent = nullptr;
   request->reply.Clear();
   // The rest of a large reply that only this client waits for is not worth reading.
-  if (backend != nullptr && backend->MayPause()) backend->Fail(Backend::Failure::kRetired, "");
+  if (backend != nullptr && backend->AloneWithReply())
+    backend->Fail(Backend::Failure::kRetired, "");
 }
 
 void Client::OnControl(const io::Completion& completion) {

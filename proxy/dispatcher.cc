@@ -350,7 +350,7 @@ Dispatcher::Verdict Dispatcher::FindTarget(Request* request) {
 // An error of a script proves nothing by itself: the cluster's own view must say the same.
 Dispatcher::Verdict Dispatcher::ConfirmScript(Request* request) {
   Hold* hold = request->hold.get();
-  const cluster::Topology* view = worker_->last_view();
+  const cluster::Topology* view = worker_->ViewFor(hold->refresh_ask);
   if (view == nullptr) {  // nobody could be asked; once more, while there is time
     hold->backoff = std::clamp(hold->backoff * 2, kBackoffMin, kBackoffMax);
     hold->not_before = worker_->now() + worker_->Jitter(hold->backoff);
@@ -406,9 +406,8 @@ bool Dispatcher::OnErrorReply(Request* request, Backend* backend, absl::string_v
       return OnRedirection(request, backend, error);
     case cluster::ErrorKind::kTryAgain: {
       worker_->stats()->try_again.Add(1);
-      if (request->is_fragment() && !request->one_key_fragments &&
-          request->parent->fragments->plan.fragments[request->fragment].keys.size() > 1) {
-        SplitIntoOneKeyFragments(worker_, request);
+      if (request->command->serve == cluster::Serve::kSplit &&
+          SplitIntoOneKeyFragments(worker_, request)) {
         return true;
       }
       WaitAndRetry(request, line);

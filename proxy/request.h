@@ -67,7 +67,6 @@ struct Request {
   bool handed_over = false;         // some byte of it may have reached a node
   bool asking = false;              // goes with ASKING before it
   bool streaming = false;           // part of its reply has left for the client
-  bool one_key_fragments = false;   // a fragment made after TRYAGAIN
   bool sampled = false;             // gets an access line
   bool private_connection = false;  // too large for a shared connection
   bool barrier = false;  // has no slot of its own: waits for all earlier ones of its client

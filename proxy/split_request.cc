@@ -1,6 +1,7 @@
 #include "proxy/split_request.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -122,35 +123,55 @@ bool StartFragments(Worker* worker, Request* parent, const ArgList& args, const 
   return room;
 }
 
-void SplitIntoOneKeyFragments(Worker* worker, Request* fragment) {
-  Request* parent = fragment->parent;
-  Fragments* fragments = parent->fragments.get();
-  Client* client = parent->client;
-  const io::Rope frame = fragment->bytes;
+bool SplitIntoOneKeyFragments(Worker* worker, Request* request) {
+  const io::Rope frame = request->bytes;
   const auto frame_pieces = PiecesOf(frame);
   const ArgList args(frame_pieces);
-  const std::vector<uint32_t> keys = fragments->plan.fragments[fragment->fragment].keys;
-  std::vector<Request*> started = {fragment};
-  std::vector<io::Rope> bytes;
-  for (size_t i = 0; i < keys.size(); ++i) {
-    if (i > 0) {
-      Request* one = NewFragment(worker, parent, fragment->slot);
-      one->fragment = static_cast<uint32_t>(fragments->requests.size());
-      one->one_key_fragments = true;
-      fragments->requests.push_back(one);
-      fragments->plan.fragments.push_back({fragment->slot, {keys[i]}});
-      fragments->plan.fragment_of_key[keys[i]] = one->fragment;
-      started.push_back(one);
-    }
-    // Key i of this fragment's own bytes.
-    bytes.push_back(BuildFragment(client, *parent, {static_cast<uint32_t>(i)}, args, frame));
+  const bool pairs = request->command->split == cluster::Split::kKeyValuePairs;
+  const size_t key_count = (args.views().size() - 1) / (pairs ? 2 : 1);
+  if (key_count < 2) return false;
+  const bool whole = !request->is_fragment();
+  Request* const parent = whole ? request : request->parent;
+  if (whole) {
+    // All keys are in one slot: it went as it came. It becomes the parent of what it asked for.
+    parent->state = Request::State::kNew;
+    parent->bytes.Clear();
+    parent->hold.reset();
+    parent->fragments = std::make_unique<Fragments>();
+    parent->fragments->keys_with_values = pairs;
   }
-  fragments->plan.fragments[fragment->fragment].keys = {keys[0]};
-  fragment->one_key_fragments = true;
-  for (size_t i = 0; i < started.size(); ++i) {
+  Fragments* fragments = parent->fragments.get();
+  // Numbers of the keys in the parent.
+  std::vector<uint32_t> keys(key_count);
+  if (whole) {
+    std::iota(keys.begin(), keys.end(), 0);
+    fragments->plan.fragment_of_key.resize(key_count);
+  } else {
+    keys = fragments->plan.fragments[request->fragment].keys;
+  }
+  std::vector<Request*> started;
+  std::vector<io::Rope> bytes;
+  for (size_t i = 0; i < key_count; ++i) {
+    Request* one = request;
+    if (i > 0 || whole) {
+      one = NewFragment(worker, parent, request->slot);
+      one->fragment = static_cast<uint32_t>(fragments->requests.size());
+      one->redirections = request->redirections;
+      fragments->requests.push_back(one);
+      fragments->plan.fragments.push_back({request->slot, {keys[i]}});
+      fragments->plan.fragment_of_key[keys[i]] = one->fragment;
+    }
+    started.push_back(one);
+    // Key i of the request's own bytes.
+    bytes.push_back(
+        BuildFragment(parent->client, *parent, {static_cast<uint32_t>(i)}, args, frame));
+  }
+  if (!whole) fragments->plan.fragments[request->fragment].keys = {keys[0]};
+  for (size_t i = 0; i < key_count; ++i) {
     worker->dispatcher()->StartOneKeyFragment(started[i], bytes[i]);
   }
-  worker->WakeClient(client);
+  worker->WakeClient(parent->client);
+  return true;
 }
 
 io::Rope MergeReplies(Worker* worker, Client* client, Request* parent) {

@@ -17,9 +17,9 @@ class Worker;
 // parent's. False: one of them found its backend full.
 bool StartFragments(Worker* worker, Request* parent, const ArgList& args, const io::Rope& frame);
 
-// Replaces a fragment of several keys by fragments of one key each, and starts them. The fragment
-// itself becomes the first of them.
-void SplitIntoOneKeyFragments(Worker* worker, Request* fragment);
+// Replaces a request or fragment of several keys by fragments of one key each, and starts them:
+// each key alone can be served while its slot moves. False: it has but one key.
+bool SplitIntoOneKeyFragments(Worker* worker, Request* request);
 
 // The one reply, when every fragment is answered.
 io::Rope MergeReplies(Worker* worker, Client* client, Request* parent);

@@ -34,6 +34,7 @@ class Counter {
   X(clients_open, "clients", kGauge, "Client connections open")                                   \
   X(clients_refused, "clients_refused_total", kCounter, "Client connections over the limit")      \
   X(slow_client_closed, "slow_client_closed_total", kCounter, "Clients closed for unread output") \
+  X(memory_closed, "memory_closed_total", kCounter, "Clients closed for the memory limit")        \
   X(protocol_errors, "client_protocol_errors_total", kCounter, "Clients closed for bad RESP")     \
   X(auth_failures, "client_auth_failures_total", kCounter, "Failed AUTH of clients")              \
   X(requests, "requests_total", kCounter, "Requests of clients")                                  \

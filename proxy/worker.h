@@ -7,9 +7,11 @@
 // completion; timers; flush every connection that was touched, once.
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/string_view.h"
@@ -58,7 +60,8 @@ class Worker {
   // --- for clients and backends
   io::Ring* ring() { return ring_.get(); }
   io::Timers* timers() { return &timers_; }
-  io::BlockPool* blocks() { return &blocks_; }
+  io::BlockPool* backend_blocks() { return &backend_blocks_; }
+  io::BlockPool* client_blocks() { return &client_blocks_; }
   RequestPool* requests() { return &requests_; }
   Dispatcher* dispatcher() { return &dispatcher_; }
   BackendPool* backends() { return &backend_pool_; }
@@ -101,22 +104,23 @@ class Worker {
   // The same, when no later check depends on it: at most one such ask is out at a time.
   void HintRefresh(absl::string_view first_node_id);
   uint64_t refresh_answered() const { return refresh_answered_; }
-  // The view of the latest answered ask; null: it failed.
-  const cluster::Topology* last_view() const { return last_view_.get(); }
+  // The view that answered an ask (which is answered); null: nobody could be asked.
+  const cluster::Topology* ViewFor(uint64_t ask) const;
 
   // --- memory
   void Charge(int64_t delta);
   // Share of the worker's memory limit in use.
-  double MemoryUse() const { return static_cast<double>(charged_) / memory_limit_; }
+  double MemoryUse() const {
+    return static_cast<double>(charged_) / static_cast<double>(memory_limit_);
+  }
   // Clients that hold much may read on.
-  bool MemoryEasy() const { return charged_ < memory_limit_ / 10 * 8; }
+  bool MemoryEasy() const;
   // While memory is tight the one that holds most still reads on: it is the nearest to being done.
   bool IsLargestHolder(const Client* client) const { return client == largest_holder_; }
   // It stopped reading for want of memory; it is looked at again when there is some.
   void WaitForMemory(Client* client);
   // Receive buffers are running low: what may stay long is copied out of them.
   bool BuffersLow() const { return buffers_low_; }
-  uint64_t AccessLineEvery() const { return config_->log_every_n; }
   bool SampleAccessLine();
 
  private:
@@ -149,7 +153,8 @@ class Worker {
   absl::Time now_;
   Log log_;
   io::Timers timers_;
-  io::BlockPool blocks_;
+  io::BlockPool backend_blocks_;
+  io::BlockPool client_blocks_;
   RequestPool requests_;
   Dispatcher dispatcher_;
   BackendPool backend_pool_;
@@ -179,12 +184,14 @@ class Worker {
   uint64_t route_epoch_ = 1;
   uint64_t refresh_asked_ = 0;
   uint64_t refresh_answered_ = 0;
-  uint64_t refresh_hint_ = 0;  // the last ask made by HintRefresh
-  std::shared_ptr<const cluster::Topology> last_view_;
+  uint64_t refresh_hint_ = 0;        // the last ask made by HintRefresh
+  std::deque<RefreshResult> views_;  // the latest answers, in order
+  std::vector<std::pair<std::string, uint64_t>> asked_this_turn_;  // node id, number
   uint64_t charged_ = 0;
   uint64_t last_client_id_ = 0;
   uint64_t commands_ = 0;
   bool draining_ = false;
+  bool reported_ = false;  // the drain's report is on its way
   bool finished_ = false;
   bool buffers_low_ = false;
   const Client* largest_holder_ = nullptr;  // looked for while memory is tight
