@@ -12,7 +12,6 @@
 // send; close; only when `closed()` may the owner's index be used again.
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <vector>
 
@@ -30,11 +29,16 @@ class SendQueue {
   void Push(const Rope& rope);
   size_t bytes() const { return bytes_; }
   bool empty() const { return bytes_ == 0; }
-  // Fills `parts` with the first bytes of the queue: at most 1024 parts and about `bytes_max` bytes.
+  // Fills `parts` with the first bytes of the queue: at most 1024 parts and `bytes_max` bytes.
   // Returns their total. The slices stay in the queue.
   size_t Gather(size_t bytes_max, std::vector<iovec>* parts) const;
-  // Takes the first n bytes out. Their shares go to `released` if given, else they are dropped.
-  void Consume(size_t n, std::vector<Slice>* released = nullptr);
+  // Bytes that wait before the first slice of at least `slice_bytes_min`, within what one Gather
+  // takes.
+  size_t BytesBefore(size_t slice_bytes_min) const;
+  // Takes the first n bytes out and drops their shares.
+  void Consume(size_t n);
+  // Drops all but the first n bytes.
+  void Truncate(size_t n);
   const Slice& front() const { return slices_[head_]; }
   void Clear();
   // Memory of the queue itself, without the bytes.
@@ -75,8 +79,9 @@ class Connection {
     size_t send_bytes_max = 1 << 20;
   };
 
+  // The ring outlives the connection, which is destroyed when closed() or when its ring makes no
+  // more turns: operations in flight use its memory.
   explicit Connection(Ring* ring) : ring_(ring) {}
-  ~Connection();
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
@@ -96,7 +101,9 @@ class Connection {
   bool recv_paused() const { return recv_wanted_ == false; }
   // The next `bytes` of input belong to one large frame: they are received call by call into memory
   // of their own instead of the shared buffers (the armed receive is cancelled first; what still
-  // arrives by it counts). After them, receiving returns to the shared buffers.
+  // arrives by it counts). After them, receiving returns to the shared buffers. The memory grows as
+  // bytes arrive: at most as much again as has arrived, or 64 KiB, is waiting to be filled. Another
+  // call replaces the number.
   void ExpectLarge(uint64_t bytes);
   RecvEvent OnRecv(Completion* completion, Slice* data);
   bool end_of_input() const { return end_of_input_; }
@@ -120,7 +127,9 @@ class Connection {
   // --- ending
   // Half-close: no more will be sent. Call when send_idle().
   void ShutdownWrite();
-  // Starts the closing sequence. Completions must still be handed in until closed().
+  // Starts the closing sequence. Completions must still be handed in until closed(). What is not
+  // handed over is dropped. If zero-copy bytes are not acknowledged yet, it lasts until they are,
+  // or until the kernel gives the peer up (TCP_USER_TIMEOUT).
   void BeginClose();
   // Books a completion of kind kCancel, kShutdown or kClose.
   void OnControl(const Completion& completion);
@@ -135,29 +144,38 @@ class Connection {
   OpToken Token(OpKind kind) const;
   void Become(State next);
   void ArmRecv();
+  void CancelRecv();
+  void Cancel(OpKind kind);
+  void TakeReceived(size_t n, bool into, Completion* completion, Slice* data);
+  void LeaveLarge();
+  SendEvent OnReleased(const Completion& completion);
+  void DropReleased();
+  void Shutdown(int how);
   void FinishCloseIfIdle();
 
   Ring* const ring_;
   State state_ = State::kClosed;
-  Fd fd_ = -1;  // owned while not kClosed
+  Fd fd_ = -1;  // owned while not -1
   Options options_;
   int error_ = 0;
 
-  bool recv_wanted_ = false;      // the owner wants input
-  bool recv_armed_ = false;       // a receive is with the ring
-  bool recv_canceling_ = false;   // and its cancel is too
+  bool recv_wanted_ = false;     // the owner wants input
+  bool recv_armed_ = false;      // a receive is with the ring
+  bool recv_canceling_ = false;  // and its cancel is too
   bool end_of_input_ = false;
-  bool recv_into_ = false;        // the armed receive fills large_block_
-  uint64_t large_left_ = 0;       // bytes of a large frame still to be received
+  bool recv_into_ = false;   // the armed receive fills large_block_
+  uint64_t large_left_ = 0;  // bytes of a large frame still to be received
   BufferRef large_block_;
   size_t large_used_ = 0;
+  size_t large_block_bytes_ = 64 << 10;  // of the next block of this frame
 
   SendQueue queue_;
   bool send_in_flight_ = false;
-  bool zero_copy_ = false;        // the send in flight is one of zero copy
-  bool zero_copy_off_ = false;    // the kernel reported a copy: not again on this connection
-  uint32_t releases_due_ = 0;     // zero-copy sends whose bytes the kernel may still read
-  std::deque<std::vector<Slice>> unreleased_;  // their slices, oldest first
+  bool zero_copy_ = false;         // the send in flight is one of zero copy
+  bool zero_copy_off_ = false;     // the kernel reported a copy: not again on this connection
+  int32_t releases_due_ = 0;       // notices of release to come; -1 for one that came early
+  std::vector<Slice> unreleased_;  // of zero-copy sends: the kernel may still read them
+  size_t unreleased_bytes_ = 0;
   size_t in_flight_bytes_ = 0;
   uint64_t sent_bytes_ = 0;
   msghdr message_ = {};

@@ -15,8 +15,8 @@ namespace io {
 
 class Timers;
 
-// One deadline, embedded in its owner. Destroying it stops it. Set, stop and set again at will, also
-// from within its own callback.
+// One deadline, embedded in its owner. Destroying it stops it. Set, stop and set again at will,
+// also from within its own callback.
 class Timer {
  public:
   using Callback = void (*)(void* context);
@@ -54,19 +54,23 @@ class Timers {
   void Advance(absl::Time now);
   // The earliest deadline, or InfiniteFuture.
   absl::Time next() const;
-  size_t size() const { return heap_.size(); }
+  size_t size() const { return heap_.size() + late_.size(); }
   // Moves every deadline later by `by`: the process did not run in that time.
   void Postpone(absl::Duration by);
 
  private:
   friend class Timer;
   void Insert(Timer* timer);
+  void AddToHeap(Timer* timer);
   void Remove(Timer* timer);
   void SiftUp(size_t index);
   void SiftDown(size_t index);
   static bool Before(const Timer* a, const Timer* b);
 
   std::vector<Timer*> heap_;
+  std::vector<Timer*> late_;  // set by callbacks to a time that this Advance has reached
+  bool advancing_ = false;
+  absl::Time limit_;  // of the Advance that runs
   uint64_t next_sequence_ = 0;
 };
 
