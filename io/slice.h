@@ -33,6 +33,7 @@ struct Block {
   size_t size = 0;
   uint32_t refs = 0;
   uint32_t index = 0;  // the owner's own number for it
+  bool scarce = false;  // one of a fixed few, as receive buffers are: don't hold it for long
   BlockOwner* owner = nullptr;
 };
 
