@@ -35,11 +35,13 @@ class NodeQuery {
     size_t reply_bytes_max = 64 << 20;  // of all replies together
   };
 
-  // The replies, one frame a command, or why there are none. Called once per Start, from within a
+  // The replies, one frame a command (errors of commands are replies too), or why there are none:
+  // one line without secrets and without the node's name. Called once per Start, from within a
   // completion or a timer; it may not start the query again at once (see idle()).
   using Done = std::function<void(absl::StatusOr<std::vector<std::string>> replies)>;
 
-  // `party` and `index` name its completions. All outlive the query.
+  // `party` and `index` name its completions. All outlive the query. Destroyed when idle, or when
+  // its ring makes no more turns.
   NodeQuery(io::Ring* ring, io::Timers* timers, uint8_t party, uint32_t index);
   NodeQuery(const NodeQuery&) = delete;
   NodeQuery& operator=(const NodeQuery&) = delete;
@@ -57,25 +59,32 @@ class NodeQuery {
 
  private:
   void Become(State next);
-  void OnData(io::Slice data);
+  void OnConnected(absl::Time now, const io::Completion& completion);
+  void OnRecv(io::Completion* completion);
+  void OnData(absl::string_view bytes);
+  // False: the conversation is over.
+  bool OnFrame();
+  void Fail(absl::Status why) { Finish(std::move(why)); }
   void Finish(absl::StatusOr<std::vector<std::string>> result);
+  void BeginClose();
+  static void TimerFired(void* self);
   void OnTimer();
 
   io::Ring* const ring_;
   const uint8_t party_;
   const uint32_t index_;
-  uint32_t generation_ = 0;
+  uint32_t generation_ = 0;  // of the current or last conversation
   State state_ = State::kIdle;
   io::Connection connection_;
-  io::Timer timer_;
+  io::Timer timer_;  // armed in kConnecting and kAsking
   Options options_;
-  std::string request_;
+  std::string request_;  // what is sent once connected
   size_t replies_due_ = 0;
-  bool auth_due_ = false;  // the first reply is the one to AUTH
+  bool auth_due_ = false;  // the next reply is the one to AUTH; not among replies_due_
   resp::ReplyScanner scanner_;
   std::string frame_;  // the current reply so far
   std::vector<std::string> replies_;
-  size_t reply_bytes_ = 0;
+  size_t reply_bytes_ = 0;  // of all frames so far
   Done done_;
 };
 
