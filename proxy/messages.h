@@ -29,7 +29,7 @@ enum class MessageKind : uint8_t {
   kForceClose,    // the drain limit has passed: close at once, report
 
   // worker → control
-  kClientsClosed,  // value: how many clients have gone since the last one
+  kClientsClosed,  // value: PackClientsClosed
   kRefreshWanted,  // ControlMail::asks has an entry
   kDrained,        // value: clients that had to be cut off; the worker ends after it
 
@@ -37,6 +37,18 @@ enum class MessageKind : uint8_t {
   kSignal,    // value: the signal's number
   kResolved,  // the Resolver has results
 };
+
+// How many of a worker's clients have gone since it last said so. A message doesn't name its sender.
+struct ClientsClosed {
+  uint32_t worker = 0;  // below 4096
+  uint32_t count = 0;   // below 2^20
+};
+constexpr uint32_t PackClientsClosed(ClientsClosed closed) {
+  return closed.worker << 20 | closed.count;
+}
+constexpr ClientsClosed UnpackClientsClosed(uint32_t value) {
+  return {value >> 20, value & 0xfffff};
+}
 
 // Values for one receiver, first in, first out. Thread-safe; not for the data path.
 template <typename T>
