@@ -23,9 +23,10 @@ enum class LogLevel : uint8_t { kTrace, kDebug, kInfo, kWarn, kError, kOff };
 
 struct Config {
   // --- listening
-  std::vector<io::Endpoint> listen;  // --addr
-  uint32_t clients_max = 10000;      // --max-clients (L1)
-  std::string password;              // content of --requirepass-file; empty: none
+  std::vector<io::Endpoint> listen;    // --addr
+  uint32_t clients_max = 10000;        // --max-clients (L1)
+  std::string password;                // content of --requirepass-file; empty: none
+  bool allow_unauthenticated = false;  // --allow-unauthenticated
 
   // --- the cluster
   std::vector<cluster::NodeAddress> startup_nodes;           // --startup-nodes
@@ -43,14 +44,15 @@ struct Config {
   bool retry_reads = true;  // --retry-reads: a lost read may run once more
 
   // --- limits
-  uint64_t memory_limit_bytes = 0;  // --memory-limit; 0: 75 % of what the machine or cgroup has
-  int64_t args_max = 1 << 20;       // --max-args (L3)
+  // --memory-limit; ParseCommandLine turns 0 into 75 % of what the machine or cgroup has
+  uint64_t memory_limit_bytes = 0;
+  int64_t args_max = 1 << 20;                        // --max-args (L3)
   int64_t bulk_bytes_max = int64_t{512} << 20;       // --max-bulk-bytes (L4)
   uint32_t requests_per_client_max = 4096;           // --max-client-requests (L6)
   uint64_t client_output_bytes_max = 256u << 20;     // --max-client-output (L7)
-  int redirections_max = 5;                          // L9
+  int redirections_max = 5;                          // --max-redirections (L9)
   absl::Duration drain_timeout = absl::Seconds(10);  // --drain-timeout (L14)
-  absl::Duration auth_timeout = absl::Seconds(10);   // L16
+  absl::Duration auth_timeout = absl::Seconds(10);   // --auth-timeout (L16)
 
   // --- threads and the ring
   uint32_t workers = 1;                        // --workers; default: one a CPU
@@ -70,6 +72,7 @@ struct Config {
 struct CommandLine {
   std::shared_ptr<const Config> config;  // null: print `text` and exit 0
   std::string text;
+  std::vector<std::string> warnings;  // one line each, for the log
 };
 
 // Errors: one line that names the flag, key or file, and the value. Reads the files that are named.
