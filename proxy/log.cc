@@ -316,6 +316,12 @@ class AsyncLogSink final : public LogSink {
   LogLevel level() const override { return level_.load(std::memory_order_relaxed); }
   void set_level(LogLevel level) override { level_.store(level, std::memory_order_relaxed); }
   uint64_t dropped() const override { return backlog_.dropped.load(std::memory_order_relaxed); }
+  void Flush(absl::Duration limit) override {
+    const auto until = Clock::now() + absl::ToChronoMilliseconds(limit);
+    while (backlog_.lines.load(std::memory_order_relaxed) != 0 && Clock::now() < until) {
+      std::this_thread::sleep_for(kRetryPause);
+    }
+  }
 
  private:
   static void PrepareThread() {

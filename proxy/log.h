@@ -28,6 +28,8 @@ class LogSink {
   virtual void set_level(LogLevel level) = 0;
   // Lines that were dropped because the log could not be written fast enough.
   virtual uint64_t dropped() const = 0;
+  // Waits until the lines so far are written, at most `limit`. For the end of the process.
+  virtual void Flush(absl::Duration /*limit*/) {}
 };
 
 // A sink to standard error (empty `file`) or to a file that is appended to, written by a thread of

@@ -20,8 +20,9 @@ namespace {
 
 // What io::UringRing can do without, by the names that its Describe() shows.
 constexpr absl::string_view kRingFeatures[] = {
-    "defer_taskrun",       "multishot_accept", "multishot_recv",  "buffer_ring",
-    "incremental_buffers", "msg_ring",         "registered_ring", "send_zc",
+    "defer_taskrun",  "registered_ring",     "multishot_accept", "multishot_recv",
+    "buffer_ring",    "incremental_buffers", "msg_ring",         "send_zc",
+    "send_zc_report", "send_zc_fixed",       "cancel_any",
 };
 constexpr uint64_t kKilo = 1 << 10;
 constexpr uint64_t kMega = 1 << 20;
