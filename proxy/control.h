@@ -6,9 +6,11 @@
 // fewest, runs the topology refresh, takes signals, leads the drain. Has a ring and the same turn
 // as a worker; calls nothing that blocks.
 //
-//   kServing ─SIGTERM, SIGINT▶ kDraining ─all workers drained▶ kDone
-//   kDraining ─drain limit▶ forced (exit 1) ─all workers drained▶ kDone;  ─second signal▶ kDone at
-//   once
+//   kServing ─SIGTERM, SIGINT▶ kDraining ─all workers drained▶ kEnding ─last completion▶ kDone
+//   kDraining ─drain limit▶ kForced (exit 1) ─all workers drained▶ kEnding
+//   kDraining, kForced, kEnding ─another signal, or stuck▶ kDone at once (exit 1)
+
+#include <sys/types.h>
 
 #include <cstdint>
 #include <memory>
@@ -22,6 +24,7 @@
 #include "proxy/config.h"
 #include "proxy/log.h"
 #include "proxy/messages.h"
+#include "proxy/refusals.h"
 #include "proxy/resolver.h"
 #include "proxy/stats.h"
 #include "proxy/topology_refresh.h"
@@ -58,24 +61,60 @@ class Control {
   // One turn; waits at most `limit`. False: all is over.
   bool Turn(absl::Duration limit);
   int exit_code() const { return exit_code_; }
+  // It ended without the workers: they still run and can't be waited for. The process must exit at
+  // once.
+  bool abrupt() const { return abrupt_; }
 
  private:
-  enum class State : uint8_t { kServing, kDraining, kForced, kDone };
+  enum class State : uint8_t { kServing, kDraining, kForced, kEnding, kDone };
   struct Listener {
-    io::Fd fd = -1;
-    bool armed = false;     // an accept is with the ring
-    std::string unix_path;  // removed at the end
+    io::Fd fd = -1;          // owned while not -1
+    bool armed = false;      // an accept is with the ring
+    bool canceling = false;  // so is its cancel, or was
+    bool closing = false;    // so is the close
+    std::string unix_path;   // removed at the end
+    dev_t unix_device = 0;   // what the path named when it was made
+    ino_t unix_inode = 0;
+  };
+  // A message to a worker that could not be delivered for want of memory.
+  struct Undelivered {
+    uint32_t worker;
+    MessageKind kind;
   };
 
+  void Become(State next);
   void Handle(io::Completion* completion);
-  void OnAccept(const io::Completion& completion);
+  void OnListener(const io::Completion& completion);
+  void OnAccept(uint32_t index, const io::Completion& completion);
+  void OnAcceptFailed(uint32_t index, int error);
+  void ArmAccept(uint32_t index);
+  void ArmAccepts();
   void OnMessage(const io::Completion& message);
+  void OnClientsClosed(uint32_t worker, uint32_t count);
   void HandOver(io::Fd fd);
-  void Refuse(io::Fd fd);
+  void OnHandedOver(const io::Completion& completion);
+  void CloseFd(io::Fd fd);
+  bool HaveReserve();
+  void DropReserve();
   void OnSignal(int signal);
   void BeginDrain();
-  void FinishDrain();
+  void CloseListeners();
+  void CloseListenersNow();
+  bool ListenersClosed() const;
+  void RemoveUnixPath(const Listener& listener);
+  void PostDrainIfReady();
+  void OnDrained(uint32_t cut_off);
+  void OnDrainTimer();
+  void EndAbruptly();
+  bool Idle() const;
+  void Publish(std::shared_ptr<const ClusterState> state);
+  void Answer(uint32_t worker, RefreshResult result);
+  void Post(uint32_t worker, MessageKind kind);
+  void OnPosted(const io::Completion& completion);
   void PostToAll(MessageKind kind);
+  static void AcceptTimerFired(void* self) { static_cast<Control*>(self)->ArmAccepts(); }
+  static void DrainTimerFired(void* self) { static_cast<Control*>(self)->OnDrainTimer(); }
+  static void PostTimerFired(void* self);
 
   std::unique_ptr<io::Ring> ring_;
   const std::shared_ptr<const Config> config_;
@@ -87,12 +126,26 @@ class Control {
   absl::Time now_;
   Log log_;
   std::unique_ptr<TopologyRefresh> refresh_;
+  Refusals refusals_;
 
   State state_ = State::kServing;
   std::vector<Listener> listeners_;
+  io::Timer accept_timer_;         // listeners whose accept failed are armed again
+  io::Fd reserve_ = -1;            // given up for a client to be refused when descriptors run out
   std::vector<uint32_t> clients_;  // by worker: handed over minus closed
+  uint64_t clients_total_ = 0;     // their sum
+  size_t handovers_ = 0;           // descriptors posted and not acknowledged yet
+  size_t operations_ = 0;          // other posts, cancels and closes with the ring
+
+  std::vector<Undelivered> undelivered_;
+  io::Timer post_timer_;   // they are posted again
+  io::Timer drain_timer_;  // the drain limit, then that of the forced end
+  bool drain_posted_ = false;
+  size_t drained_ = 0;    // workers that have reported, or are gone
+  uint64_t cut_off_ = 0;  // clients, as the workers report
   std::vector<io::Completion> batch_;
   int exit_code_ = 0;
+  bool abrupt_ = false;
 };
 
 }  // namespace proxy

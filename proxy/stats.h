@@ -85,7 +85,8 @@ struct alignas(128) WorkerStats {
   X(draining, "draining", kGauge, "1 once a drain has begun")                                  \
   X(cluster_nodes, "cluster_nodes", kGauge, "Nodes of the topology")                           \
   X(covered_slots, "cluster_slots_covered", kGauge, "Slots that a node serves")                \
-  X(accept_failures, "accept_failures_total", kCounter, "Failed accepts")
+  X(accept_failures, "accept_failures_total", kCounter, "Failed accepts")                      \
+  X(clients_over_limit, "clients_over_limit_total", kCounter, "Clients refused: too many")
 
 struct alignas(128) ControlStats {
 #define RCPROXY_STAT_MEMBER(member, name, kind, help) Counter member;
