@@ -7,44 +7,32 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "io/ring.h"
+#include "io/ring_directory.h"
 
 namespace io {
 
-// The rings of one process, so that they can post to each other. Outlives them. Thread-safe.
-class RingDirectory final : public Poster {
- public:
-  explicit RingDirectory(size_t rings);
-  ~RingDirectory() override;
-  void Post(RingId receiver, Message message) override;
-
- private:
-  friend class UringRing;
-  struct Entry;
-  std::vector<std::unique_ptr<Entry>> entries_;
-};
-
 struct RingOptions {
-  unsigned entries = 4096;          // of the submission queue; halved down to 256 if not to be had
+  unsigned entries = 4096;  // of the submission queue; halved down to 256 if not to be had
   // Receive buffers of each group.
   uint32_t client_buffers = 64;
   uint32_t backend_buffers = 64;
-  size_t buffer_bytes = 64 << 10;   // with incremental buffers; without: buffers_bytes_plain
+  size_t buffer_bytes = 64 << 10;        // with incremental buffers; without: buffers_bytes_plain
   size_t buffer_bytes_plain = 16 << 10;  // then four times as many buffers
-  bool zero_copy_send = false;      // registers the receive buffers as fixed buffers too
+  bool zero_copy_send = false;           // registers the receive buffers as fixed buffers too
   // Names as Describe() shows them; they count as missing: "defer_taskrun", "multishot_accept",
-  // "multishot_recv", "buffer_ring", "incremental_buffers", "msg_ring", "registered_ring", "send_zc", …
+  // "multishot_recv", "buffer_ring", "incremental_buffers", "msg_ring", "registered_ring",
+  // "send_zc", …
   std::vector<std::string> disabled_features;
 };
 
-// Makes a ring for the calling thread. Errors say the likely cause and the remedy in one line (where
-// io_uring is forbidden: container seccomp profile, kernel.io_uring_disabled, RLIMIT_MEMLOCK, …).
-// Warnings about degraded features go to *warnings, one line each.
+// Makes a ring for the calling thread. Errors say the likely cause and the remedy in one line
+// (where io_uring is forbidden: container seccomp profile, kernel.io_uring_disabled,
+// RLIMIT_MEMLOCK, …). Warnings about degraded features go to *warnings, one line each.
 absl::StatusOr<std::unique_ptr<Ring>> MakeUringRing(RingDirectory* directory, RingId id,
                                                     const RingOptions& options,
                                                     std::vector<std::string>* warnings);
