@@ -24,7 +24,7 @@ heading "layering"
 tools/check_layering.py || status=1
 
 heading "command table"
-tools/gen_command_table.py --check
+python3 tools/gen_command_table.py --check
 case $? in
   0) ;;
   77) echo "SKIP: a server is not installed; what could be checked is right" ;;
