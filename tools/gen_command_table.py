@@ -5,6 +5,7 @@ Starts each installed server on a free loopback port, asks it, and ends it. Writ
 
   cluster/command_table_data.inc      the union of the servers' commands (COMMAND, COMMAND DOCS)
                                       with the reviewed overrides (tools/command_table/review.py)
+  proxy/command_docs_data.inc         what COMMAND and COMMAND DOCS tell of the served ones
   tests/cluster/key_examples_data.inc where the keys of example requests are (COMMAND GETKEYS)
   tests/cluster/error_texts_data.inc  their texts for unknown commands and wrong arity
 
@@ -26,10 +27,11 @@ import shutil
 import sys
 
 sys.dont_write_bytecode = True
-from command_table import examples, servers, table  # noqa: E402  (after dont_write_bytecode)
+from command_table import docs, examples, servers, table  # noqa: E402  (after dont_write_bytecode)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TABLE = "cluster/command_table_data.inc"
+DOCS = "proxy/command_docs_data.inc"
 KEY_EXAMPLES = "tests/cluster/key_examples_data.inc"
 ERROR_TEXTS = "tests/cluster/error_texts_data.inc"
 SERVERS = ("redis-server", "valkey-server")
@@ -91,7 +93,8 @@ def main():
             check_part(asked, files, problems)
         else:
             commands = table.unite_all([commands for _, commands in asked], problems)
-            files[TABLE] = table.render(commands, problems)
+            files[TABLE], visible = table.render(commands, problems)
+            files[DOCS] = docs.render(visible)
             if options.check:
                 check_whole(files, problems)
     if problems:

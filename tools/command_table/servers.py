@@ -47,15 +47,16 @@ class Server:
     def __init__(self, binary):
         self.directory = tempfile.TemporaryDirectory(prefix="command-table-")
         self.connection = None
+        self.port = None
         for _ in range(5):  # between choosing the port and binding it, somebody else may take it
             with socket.socket() as chosen:
                 chosen.bind(("127.0.0.1", 0))
-                port = chosen.getsockname()[1]
+                self.port = chosen.getsockname()[1]
             self.process = subprocess.Popen(
-                [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "",
+                [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
                  "--appendonly", "no", "--dir", self.directory.name],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            if self.connect(port):
+            if self.connect(self.port):
                 return
             self.close_process()
         raise SystemExit("%s does not start" % binary)
@@ -97,6 +98,7 @@ class Command:
     """What one server says of one command or subcommand."""
 
     def __init__(self, info, docs):
+        self.info, self.docs = info, docs
         self.name = info[0].upper()
         self.arity = info[1]
         self.flags = frozenset(info[2])

@@ -89,6 +89,9 @@ def policies_of(command):
                      "agg_min", "agg_max", "agg_sum", "special")))
 
 
+# The kinds that clients are told of.
+SERVED = frozenset(("kOneSlot", "kSplit", "kKeyless", "kLocal"))
+
 FLAG_NAMES = {
     "write": "kFlagWrite", "readonly": "kFlagReadOnly", "denyoom": "kFlagDenyOom",
     "admin": "kFlagAdmin", "pubsub": "kFlagPubSub", "noscript": "kFlagNoScript",
@@ -127,6 +130,7 @@ def needs_code(command):
 
 
 def render(commands, problems):
+    """The table, and what clients see of it: (id, command) of the served ones and containers."""
     serves = reviewed_serves(problems)
     for table in (serves, REVIEWED_POLICIES, REVIEWED_SPLITS, {name: 0 for name in SLOW},
                   {name: 0 for name in SEARCHED_BY_CODE}):
@@ -135,9 +139,12 @@ def render(commands, problems):
                 problems.append("%s: reviewed, but no server has it" % name)
     names = {}
     rows = []
+    served = set()
     ordered = sorted(commands.values(), key=lambda c: (c.container, c.own_name))
     for number, command in enumerate(ordered):
         serve = serve_of(command, serves, problems)
+        if serve in SERVED:
+            served.add(command.name)
         request, response = policies_of(command)
         if needs_code(command) and command.name not in SEARCHED_BY_CODE:
             problems.append("%s: its key specs are not complete" % command.name)
@@ -175,7 +182,10 @@ def render(commands, problems):
     for fields in rows:
         lines += wrap_row(fields)
     lines += ["};", "// clang-format on", ""]
-    return "\n".join(lines)
+    served |= {command.container for command in ordered if command.name in served}
+    visible = [(number, command) for number, command in enumerate(ordered)
+               if command.name in served]
+    return "\n".join(lines), visible
 
 
 def wrap_row(fields):

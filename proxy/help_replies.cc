@@ -1,0 +1,80 @@
+// The HELP of the containers whose subcommands the proxy answers itself: the servers' texts, of the
+// subcommands that are served.
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "proxy/local_handlers.h"
+
+namespace proxy {
+namespace {
+
+struct HelpRow {
+  absl::string_view container;
+  absl::string_view subcommand;        // empty: the container itself
+  absl::string_view text;              // one or more lines
+  absl::string_view valkey_text = {};  // where it differs
+};
+
+constexpr HelpRow kHelp[] = {
+    {"CLIENT", "GETNAME", "GETNAME\n    Return the name of the current connection."},
+    {"CLIENT", "ID", "ID\n    Return the ID of the current connection."},
+    {"CLIENT", "INFO", "INFO\n    Return information about the current client connection."},
+    {"CLIENT", "SETNAME", "SETNAME <name>\n    Assign the name <name> to the current connection."},
+    {"CLIENT", "SETINFO",
+     "SETINFO <option> <value>\n    Set client meta attr. Options are:\n"
+     "    * LIB-NAME: the client lib name.\n    * LIB-VER: the client lib version."},
+    {"CLUSTER", "KEYSLOT", "KEYSLOT <key>\n    Return the hash slot for <key>."},
+    {"COMMAND", "", "(no subcommand)\n    Return details about all Redis commands.",
+     "(no subcommand)\n    Return details about all commands."},
+    {"COMMAND", "COUNT", "COUNT\n    Return the total number of commands in this Redis server.",
+     "COUNT\n    Return the total number of commands in this server."},
+    {"COMMAND", "LIST", "LIST\n    Return a list of all commands in this Redis server.",
+     "LIST\n    Return a list of all commands in this server."},
+    {"COMMAND", "INFO",
+     "INFO [<command-name> ...]\n    Return details about multiple Redis commands.\n"
+     "    If no command names are given, documentation details for all\n"
+     "    commands are returned.",
+     "INFO [<command-name> ...]\n    Return details about multiple commands.\n"
+     "    If no command names are given, documentation details for all\n"
+     "    commands are returned."},
+    {"COMMAND", "DOCS",
+     "DOCS [<command-name> ...]\n    Return documentation details about multiple Redis commands.\n"
+     "    If no command names are given, documentation details for all\n"
+     "    commands are returned.",
+     "DOCS [<command-name> ...]\n    Return documentation details about multiple commands.\n"
+     "    If no command names are given, documentation details for all\n"
+     "    commands are returned."},
+    {"COMMAND", "GETKEYS", "GETKEYS <full-command>\n    Return the keys from a full Redis command.",
+     "GETKEYS <full-command>\n    Return the keys from a full command."},
+    {"COMMAND", "GETKEYSANDFLAGS",
+     "GETKEYSANDFLAGS <full-command>\n"
+     "    Return the keys and the access flags from a full Redis command.",
+     "GETKEYSANDFLAGS <full-command>\n"
+     "    Return the keys and the access flags from a full command."},
+};
+
+}  // namespace
+
+void AnswerHelp(const LocalCall& call) {
+  const ServerInfo& server = call.session->server();
+  const absl::string_view container = call.command.container;
+  std::vector<absl::string_view> lines;
+  for (const HelpRow& row : kHelp) {
+    if (row.container != container) continue;
+    const bool valkey = server.valkey && !row.valkey_text.empty();
+    for (absl::string_view line : absl::StrSplit(valkey ? row.valkey_text : row.text, '\n')) {
+      lines.push_back(line);
+    }
+  }
+  lines.push_back("HELP");
+  lines.push_back(IsBeforeRedis72(server) ? "    Prints this help." : "    Print this help.");
+  resp::Encoder out = call.Encode();
+  out.Array(static_cast<int64_t>(lines.size()) + 1);
+  out.Simple(absl::StrCat(container, " <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));
+  for (const absl::string_view line : lines) out.Simple(line);
+}
+
+}  // namespace proxy

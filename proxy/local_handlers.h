@@ -1,0 +1,63 @@
+#pragma once
+
+// File: proxy/local_handlers.h
+//
+// The replies of the commands that the proxy answers itself (Serve::kLocal), each by one handler.
+// Knows the client and the proxy by LocalSession only. Texts follow the family and version of the
+// connected cluster: redis-server 7.0 and valkey-server 8 are the measure.
+
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "cluster/command_table.h"
+#include "proxy/local_session.h"
+#include "resp/encoder.h"
+
+namespace proxy {
+
+// One command to answer.
+struct LocalCall {
+  LocalSession* session;
+  const cluster::CommandSpec& command;
+  absl::Span<const absl::string_view> args;  // all, with the name(s); the arity was checked
+  std::string* reply;
+
+  // Writes the reply in the protocol that the client has at this moment.
+  resp::Encoder Encode() const { return resp::Encoder(session->protocol(), reply); }
+  void Error(absl::string_view line) const { Encode().Error(line); }
+  void Ok() const { Encode().Simple("OK"); }
+};
+
+using LocalHandler = void (*)(const LocalCall& call);
+
+// Null: the command has none.
+LocalHandler FindLocalHandler(const cluster::CommandSpec& command);
+
+// Appends the one reply to *reply: see ServeLocal.
+void AnswerLocal(LocalSession* session, const cluster::CommandSpec& command,
+                 absl::Span<const absl::string_view> args, std::string* reply);
+
+// An argument as the servers' C functions see it: up to a zero byte, and no more of it in an error
+// than they quote of a command's name.
+absl::string_view Quoted(absl::string_view arg);
+
+// Redis older than 7.2: several texts changed there, and Valkey has the newer ones.
+bool IsBeforeRedis72(const ServerInfo& server);
+
+// --- handlers that live elsewhere
+
+// proxy/command_replies.cc
+void AnswerCommand(const LocalCall& call);
+void AnswerCommandCount(const LocalCall& call);
+void AnswerCommandDocs(const LocalCall& call);
+void AnswerCommandGetKeys(const LocalCall& call);
+void AnswerCommandGetKeysAndFlags(const LocalCall& call);
+void AnswerCommandInfo(const LocalCall& call);
+void AnswerCommandList(const LocalCall& call);
+// proxy/help_replies.cc: CLIENT, CLUSTER and COMMAND HELP
+void AnswerHelp(const LocalCall& call);
+// proxy/info_reply.cc
+void AnswerInfo(const LocalCall& call);
+
+}  // namespace proxy
