@@ -23,7 +23,6 @@ from resp_client import RespClient, pack  # noqa: E402
 SERVERS = ("redis-server", "valkey-server")
 SKIPPED = 77
 PASSWORD = "a secret word"
-LONG = "x" * 200
 
 
 def words(text):
@@ -145,7 +144,7 @@ COMMAND LIST filterby pattern GE[t-t]
 COMMAND LIST filterby pattern hget*
 COMMAND LIST filterby pattern h[^a-su-zH]e?
 COMMAND LIST filterby pattern [g]e\\t
-COMMAND LIST filterby aclcat hyperloglog
+COMMAND LIST filterby aclcat GEO
 
 COMMAND GETKEYS EVAL x abc a
 COMMAND GETKEYS EVAL x 0
@@ -280,10 +279,15 @@ def sort_sets(value):
 
 
 def ask_server(port, requests):
+    """One at a time: valkey 8.0 does not answer a failed AUTH while an earlier reply is pending."""
     with RespClient(("127.0.0.1", port)) as client:
-        client.send_raw(b"".join(pack(*request) for request in requests))
-        client.socket.shutdown(1)
-        return client.read_to_end()
+        replies = b""
+        for request in requests:
+            try:
+                replies += client.raw(*request)
+            except ConnectionError:  # after QUIT
+                break
+        return replies
 
 
 def ask_driver(driver, family, version, password, requests):
@@ -316,14 +320,14 @@ class Checker:
         server, proxy = map(without_ids, self.both(requests, password))
         if server == proxy:
             return
-        pairs = zip(Reply(server).read_all(), Reply(proxy).read_all())
-        for request, (left, right) in zip(requests, pairs):
-            if request[0] == "COMMAND" and request[1:2] == ["LIST"]:  # the servers keep no order
-                left, right = (left[0], sorted(left[1])), (right[0], sorted(right[1]))
+        replies, ours = Reply(server).read_all(), Reply(proxy).read_all()
+        for request, left, right in zip(requests, replies, ours):
+            if request[:2] == ["COMMAND", "LIST"] and left[0] == right[0] == "*":
+                left, right = ("~", left[1]), ("~", right[1])  # the servers keep no order
             if sort_sets(left) != sort_sets(right):
                 self.differ(" ".join(request), left, right)
-        if server.count(b"\r\n") != proxy.count(b"\r\n"):
-            self.differ("replies to %s" % requests, server[-300:], proxy[-300:])
+        if len(replies) != len(ours):
+            self.differ("replies to %s" % requests, len(replies), len(ours))
 
     def check_all(self):
         for hello in ([], [["HELLO", "3"]]):
@@ -386,7 +390,7 @@ class Checker:
         sections = proxy[1].split("# Proxy")[0]
         unknown = [line.split(":")[0] for line in sections.split("\r\n")
                    if ":" in line and line.split(":")[0] not in values[0]]
-        if [name for name in unknown if name not in ("redis_mode", "total_error_replies")]:
+        if [name for name in unknown if name != "redis_mode"]:
             self.differ(" ".join(request), "no such fields", unknown)
 
     def check_client_info(self, hello):

@@ -1,0 +1,84 @@
+#include "proxy/local_handlers.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "proxy/command_docs.h"
+
+namespace proxy {
+namespace {
+
+using cluster::CommandSpec;
+using cluster::Serve;
+
+std::string FullName(const CommandSpec& command) {
+  return command.container.empty() ? std::string(command.name)
+                                   : absl::StrCat(command.container, "|", command.name);
+}
+
+bool IsServed(const CommandSpec& command) {
+  return command.serve == Serve::kOneSlot || command.serve == Serve::kSplit ||
+         command.serve == Serve::kKeyless || command.serve == Serve::kLocal;
+}
+
+TEST(LocalHandlersTest, EveryLocalCommandAndNoOtherHasAHandler) {
+  for (const CommandSpec& command : cluster::AllCommands()) {
+    EXPECT_EQ(FindLocalHandler(command) != nullptr, command.serve == Serve::kLocal)
+        << FullName(command);
+  }
+}
+
+TEST(LocalHandlersTest, ServersBefore72AreRedisOnly) {
+  const auto is_before = [](bool valkey, const std::string& version) {
+    ServerInfo server;
+    server.valkey = valkey;
+    server.version = version;
+    return IsBeforeRedis72(server);
+  };
+  EXPECT_TRUE(is_before(false, "7.0.15"));
+  EXPECT_TRUE(is_before(false, "6.2.14"));
+  EXPECT_TRUE(is_before(false, "7"));
+  EXPECT_FALSE(is_before(false, "7.2.0"));
+  EXPECT_FALSE(is_before(false, "7.10.1"));
+  EXPECT_FALSE(is_before(false, "8.0.0"));
+  EXPECT_FALSE(is_before(false, "255.255.255"));
+  EXPECT_FALSE(is_before(false, "unstable"));
+  EXPECT_FALSE(is_before(false, "7.x"));
+  EXPECT_FALSE(is_before(false, ""));
+  EXPECT_FALSE(is_before(true, "7.0.0"));
+}
+
+TEST(LocalHandlersTest, WhatIsQuotedEndsAtAZeroByteAndAt128Bytes) {
+  EXPECT_EQ(Quoted("name"), "name");
+  EXPECT_EQ(Quoted(absl::string_view("na\0me", 5)), "na");
+  EXPECT_EQ(Quoted(std::string(300, 'x')), std::string(128, 'x'));
+  EXPECT_EQ(Quoted(""), "");
+}
+
+// COMMAND reads the two side by side.
+TEST(CommandDocsTest, ServedCommandsHaveDocsThatFitTheTable) {
+  std::set<absl::string_view> containers;
+  for (const CommandSpec& command : cluster::AllCommands()) {
+    if (IsServed(command) && !command.container.empty()) containers.insert(command.container);
+  }
+  for (const CommandSpec& command : cluster::AllCommands()) {
+    SCOPED_TRACE(FullName(command));
+    const CommandDocs* docs = FindCommandDocs(command);
+    const bool told =
+        IsServed(command) || (command.container.empty() && containers.count(command.name) != 0);
+    ASSERT_EQ(docs != nullptr, told);
+    if (docs == nullptr) continue;
+    EXPECT_EQ(docs->id, command.id);
+    EXPECT_EQ(docs->key_specs.size(), command.key_specs.size());
+    EXPECT_FALSE(docs->summary.empty());
+    EXPECT_FALSE(docs->group.empty());
+    EXPECT_EQ(command.single_first_key && docs->first_key != 1, false);
+  }
+}
+
+}  // namespace
+}  // namespace proxy
