@@ -14,8 +14,8 @@ constexpr size_t kPartsMax = 1024;  // UIO_MAXIOV, the kernel's own bound
 // connections, and most are idle.
 constexpr size_t kIdleSlotsMax = 64;
 // Memory for a large frame grows with what has arrived, whatever was announced.
-constexpr size_t kLargeBlockBytesMin = 64 << 10;
-constexpr size_t kLargeBlockBytesMax = 1 << 20;
+constexpr uint64_t kLargeBlockBytesMin = 64 << 10;
+constexpr uint64_t kLargeBlockBytesMax = 1 << 20;
 // Bytes of zero-copy sends that the kernel may still read. Above it, sends copy.
 constexpr size_t kUnreleasedBytesMax = 4 << 20;
 
@@ -173,8 +173,8 @@ void Connection::ArmRecv() {
   recv_into_ = large_left_ > 0;
   if (!recv_into_) return ring_->Recv(Token(OpKind::kRecv), fd_, options_.group);
   if (!large_block_ || large_used_ == large_block_->size) {
-    large_block_ = NewHeapBlock(std::min<uint64_t>(large_block_bytes_, large_left_));
-    large_block_bytes_ = std::min(2 * large_block_bytes_, kLargeBlockBytesMax);
+    const uint64_t bytes = std::clamp(large_arrived_, kLargeBlockBytesMin, kLargeBlockBytesMax);
+    large_block_ = NewHeapBlock(std::min(bytes, large_left_));
     large_used_ = 0;
   }
   // Not a byte of what follows the frame: that belongs into the shared buffers again.
@@ -231,6 +231,7 @@ void Connection::TakeReceived(size_t n, bool into, Completion* completion, Slice
     ABSL_ASSERT(completion->data.size() == n);
     *data = std::move(completion->data);
   }
+  large_arrived_ += n;
   large_left_ -= std::min<uint64_t>(large_left_, n);
 }
 
@@ -238,7 +239,7 @@ void Connection::TakeReceived(size_t n, bool into, Completion* completion, Slice
 void Connection::LeaveLarge() {
   large_left_ = 0;
   large_used_ = 0;
-  large_block_bytes_ = kLargeBlockBytesMin;
+  large_arrived_ = 0;
   large_block_.Drop();
 }
 

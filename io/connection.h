@@ -167,7 +167,7 @@ class Connection {
   uint64_t large_left_ = 0;  // bytes of a large frame still to be received
   BufferRef large_block_;
   size_t large_used_ = 0;
-  size_t large_block_bytes_ = 64 << 10;  // of the next block of this frame
+  uint64_t large_arrived_ = 0;  // bytes of it that were received since it was announced
 
   SendQueue queue_;
   bool send_in_flight_ = false;
