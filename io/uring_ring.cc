@@ -137,55 +137,46 @@ int ReadProcNumber(const char* path) {
   return value;
 }
 
-// One line: what failed, the likely cause, the remedy.
-absl::Status SetupError(absl::string_view call, int error) {
-  std::string why;
+// The likely cause of an error of io_uring, and the remedy, in a part of a line.
+std::string CauseOf(int error) {
   switch (error) {
     case EPERM:
-    case EACCES: {
-      const int disabled = ReadProcNumber("/proc/sys/kernel/io_uring_disabled");
-      if (disabled == 2) {
-        why = "forbidden by the sysctl kernel.io_uring_disabled = 2; set it to 0";
-      } else if (disabled == 1) {
-        why =
-            "allowed only to the group kernel.io_uring_group and to CAP_SYS_ADMIN by the sysctl "
-            "kernel.io_uring_disabled = 1; set it to 0 or join that group";
-      } else {
-        why =
-            "forbidden, most likely by the container's seccomp profile; allow io_uring_setup, "
-            "io_uring_enter and io_uring_register in it";
+    case EACCES:
+      switch (ReadProcNumber("/proc/sys/kernel/io_uring_disabled")) {
+        case 2:
+          return "forbidden by the sysctl kernel.io_uring_disabled = 2; set it to 0";
+        case 1:
+          return "allowed only to the group kernel.io_uring_group and to CAP_SYS_ADMIN by the "
+                 "sysctl kernel.io_uring_disabled = 1; set it to 0 or join that group";
+        default:
+          return "forbidden, most likely by the container's seccomp profile; allow "
+                 "io_uring_setup, io_uring_enter and io_uring_register in it";
       }
-      break;
-    }
     case ENOSYS:
-      why =
-          "not in this kernel, or hidden by the container's seccomp profile; Linux 6.1 or newer "
-          "is recommended, with CONFIG_IO_URING";
-      break;
+      return "not in this kernel, or hidden by the container's seccomp profile; Linux 6.1 or newer "
+             "is recommended, with CONFIG_IO_URING";
     case ENOMEM: {
       rlimit limit = {};
       getrlimit(RLIMIT_MEMLOCK, &limit);
-      why = "not enough memory, or RLIMIT_MEMLOCK is too small";
-      if (limit.rlim_cur != RLIM_INFINITY) {
-        absl::StrAppend(&why, " (", limit.rlim_cur / 1024, " KiB)");
-      }
-      why += "; raise it (ulimit -l, LimitMEMLOCK=) or use fewer workers";
-      break;
+      if (limit.rlim_cur == RLIM_INFINITY) return "not enough memory";
+      return absl::StrCat("not enough memory, or RLIMIT_MEMLOCK is too small (",
+                          limit.rlim_cur / 1024,
+                          " KiB); raise it (ulimit -l, LimitMEMLOCK=) or use fewer workers");
     }
     case EMFILE:
     case ENFILE:
-      why = "too many open files; raise RLIMIT_NOFILE (ulimit -n, LimitNOFILE=)";
-      break;
+      return "too many open files; raise RLIMIT_NOFILE (ulimit -n, LimitNOFILE=)";
     case EINVAL:
     case EOPNOTSUPP:
-      why = "this kernel is too old; Linux 6.1 or newer is recommended";
-      break;
+      return "this kernel is too old; Linux 6.1 or newer is recommended";
     default:
-      why = "unexpected";
+      return "unexpected";
   }
-  const absl::Status status =
-      absl::ErrnoToStatus(error, absl::StrCat("io_uring is not available: ", call, ": ", why));
-  return status;
+}
+
+absl::Status SetupError(absl::string_view call, int error) {
+  return absl::ErrnoToStatus(
+      error, absl::StrCat("io_uring is not available: ", call, ": ", CauseOf(error)));
 }
 
 // --- setup
@@ -813,6 +804,12 @@ absl::Status UringRing::Open(const RingOptions& options, std::vector<std::string
   status = Prober(ring_).Run(&features_);
   if (!status.ok()) return status;
   if (features_.registered_ring) features_.registered_ring = io_uring_register_ring_fd(ring_) == 1;
+  for (const FeatureName& feature : kFeatureNames) {
+    if ((*allowed).*feature.flag && !(features_.*feature.flag)) {
+      warnings->push_back(
+          absl::StrCat("io_uring: ", feature.name, " does not work on this kernel, going without"));
+    }
+  }
   enter_flags_ = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG |
                  (features_.registered_ring ? IORING_ENTER_REGISTERED_RING : 0);
 
@@ -826,12 +823,6 @@ absl::Status UringRing::Open(const RingOptions& options, std::vector<std::string
   if (!status.ok()) return status;
   entry_ = directory_->Find(id_);
   ready_.reserve(64);
-  for (const FeatureName& feature : kFeatureNames) {
-    if ((*allowed).*feature.flag && !(features_.*feature.flag)) {
-      warnings->push_back(
-          absl::StrCat("io_uring: ", feature.name, " does not work on this kernel, going without"));
-    }
-  }
   return absl::OkStatus();
 }
 
@@ -874,8 +865,8 @@ void UringRing::RegisterFixedBuffers(std::vector<std::string>* warnings) {
   const int result = io_uring_register_buffers(ring_, regions, kBufferGroups);
   if (result == 0) return;
   features_.send_zc = features_.send_zc_report = features_.send_zc_fixed = false;
-  warnings->push_back(absl::StrCat("zero-copy send is off: ",
-                                   SetupError("registering buffers", -result).message()));
+  warnings->push_back(
+      absl::StrCat("zero-copy send is off: registering buffers: ", CauseOf(-result)));
 }
 
 UringRing::~UringRing() {

@@ -27,7 +27,7 @@ struct RingOptions {
   // Names as Describe() shows them; they count as missing: "defer_taskrun", "multishot_accept",
   // "multishot_recv", "buffer_ring", "incremental_buffers", "msg_ring", "registered_ring",
   // "send_zc", …
-  std::vector<std::string> disabled_features;
+  std::vector<std::string> disabled_features = {};
 };
 
 // Makes a ring for the calling thread. Errors say the likely cause and the remedy in one line
