@@ -70,7 +70,9 @@ absl::StatusOr<Flags> ReadFlags(int argc, const char* const* argv) {
   for (int i = 1; i < argc; ++i) {
     absl::string_view name = argv[i];
     if (name == "-h") name = "--help";
-    if (!absl::ConsumePrefix(&name, "--")) return Error(Quoted(argv[i]), "is not a flag");
+    if (!absl::ConsumePrefix(&name, "--")) {
+      return absl::InvalidArgumentError(absl::StrCat(Quoted(argv[i]), " is not a flag"));
+    }
     absl::optional<absl::string_view> value;
     if (const size_t equals = name.find('='); equals != absl::string_view::npos) {
       value = name.substr(equals + 1);
@@ -230,7 +232,7 @@ std::string HelpText() {
   for (const OptionSection& section : OptionSections()) {
     absl::StrAppend(&out, "\n", section.title, "\n");
     for (const Option& option : section.options) {
-      AppendFlagHelp(option.is_switch ? absl::StrCat("--", option.name)
+      AppendFlagHelp(option.is_switch ? absl::StrCat("--", option.name, "[=true|false]")
                                       : absl::StrCat("--", option.name, " ", option.takes),
                      absl::StrCat(option.help, " (default ", option.show(defaults), ")"), &out);
     }

@@ -245,16 +245,15 @@ int Serve(std::shared_ptr<const Config> config, LogSink* sink, Log* log) {
   if (!status.ok()) return CannotStart(status.message());
   for (const std::string& warning : warnings) log->Warn(warning);
 
-  auto control = std::make_unique<Control>(
-      Control::Environment{.ring = *std::move(ring),
-                           .config = config,
-                           .resolver = MakeThreadResolver(&directory, kControlRing),
-                           .mail = &control_mail,
-                           .worker_mail = worker_mail_views,
-                           .stats = &stats,
-                           .log = sink,
-                           .random_seed = RandomSeed()});
-  status = control->Listen();
+  Control control(Control::Environment{.ring = *std::move(ring),
+                                       .config = config,
+                                       .resolver = MakeThreadResolver(&directory, kControlRing),
+                                       .mail = &control_mail,
+                                       .worker_mail = worker_mail_views,
+                                       .stats = &stats,
+                                       .log = sink,
+                                       .random_seed = RandomSeed()});
+  status = control.Listen();
   if (!status.ok()) return CannotStart(status.message());
   std::unique_ptr<AdminServer> admin;
   if (!config->debug_address.empty()) {
@@ -264,19 +263,18 @@ int Serve(std::shared_ptr<const Config> config, LogSink* sink, Log* log) {
     admin = *std::move(started);
     log->Info(absl::StrCat("metrics and health on http://", admin->address()));
   }
-  log->Info(absl::StrCat("listening on ", control->ListenAddresses(), ", ", config->workers,
+  log->Info(absl::StrCat("listening on ", control.ListenAddresses(), ", ", config->workers,
                          " workers, ", ring_description));
 
   workers.Go();
   int exit_code = 0;
   {
     const SignalThread signals(&directory);
-    control->Start();
-    exit_code = control->Run();
+    control.Start();
+    exit_code = control.Run();
   }
-  control.reset();  // removes the files of Unix sockets
   if (exit_code != 0) {
-    // Cut short: the workers may have much left to do. Nobody waits for that.
+    // Cut short: threads and rings may have much left to do. Nobody waits for that.
     sink->Flush(kLastLines);
     _exit(exit_code);
   }
