@@ -270,11 +270,16 @@ void Control::OnHandedOver(const io::Completion& completion) {
 }
 
 void Control::OnClientsClosed(uint32_t worker, uint32_t count) {
-  ABSL_ASSERT(worker < clients_.size() && count <= clients_[worker]);
-  if (worker >= clients_.size()) return;
-  count = std::min(count, clients_[worker]);
-  clients_[worker] -= count;
-  clients_total_ -= count;
+  const auto take = [&](uint32_t from) {
+    const uint32_t taken = std::min(count, clients_[from]);
+    clients_[from] -= taken;
+    clients_total_ -= taken;
+    count -= taken;
+  };
+  if (worker < clients_.size()) take(worker);
+  // Nothing is left of it if the worker has told its own number. If not, the balance suffers, but
+  // never the sum: the limit is measured by it.
+  for (uint32_t other = 0; count > 0 && other < clients_.size(); ++other) take(other);
 }
 
 void Control::Publish(std::shared_ptr<const ClusterState> state) {

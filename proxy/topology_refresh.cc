@@ -41,8 +41,6 @@ constexpr absl::Duration kResolveMax = absl::Seconds(2);
 constexpr absl::Duration kNameFresh = absl::Seconds(1);  // not asked for again within it
 constexpr absl::Duration kNameKept = absl::Seconds(600);
 
-constexpr absl::Duration kTellChangesEvery = absl::Seconds(1);
-
 std::string Command(std::initializer_list<absl::string_view> args) {
   std::string text;
   resp::AppendCommand(args, &text);
@@ -778,8 +776,6 @@ void TopologyRefresh::TellPublished(const ClusterState* before, const ClusterSta
                         absl::StrCat("node ", node.id, " can't be reached: its name ",
                                      EscapeForLog(node.address.host), " has no address"));
   }
-  if (before != nullptr && now() < change_told_at_ + kTellChangesEvery) return;
-  change_told_at_ = now();
   if (before == nullptr) failure_told_ = false;
   env_.log->Info(absl::StrCat(before == nullptr ? "cluster found: " : "cluster changed: ",
                               DescribeTopology(*state.topology), ", ",

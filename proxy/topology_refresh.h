@@ -220,7 +220,6 @@ class TopologyRefresh {
   absl::optional<ServerInfo> new_server_;  // one node says so; a second has to
   std::string new_server_node_;
   bool failure_told_ = false;
-  absl::Time change_told_at_ = absl::InfinitePast();
 };
 
 }  // namespace proxy
