@@ -200,6 +200,12 @@ void WriteInfo(const Told& told, resp::Encoder* out) {
   for (const Told& subcommand : subcommands) WriteInfo(subcommand, out);
 }
 
+void WriteAllInfo(resp::Encoder* out) {
+  const std::vector<Told> all = ToldOf("");
+  out->Array(static_cast<int64_t>(all.size()));
+  for (const Told& told : all) WriteInfo(told, out);
+}
+
 // --- COMMAND DOCS
 
 // The pairs of one map: counted before they are written.
@@ -262,6 +268,8 @@ void WriteHistory(absl::Span<const HistoryNote> history, resp::Encoder* out) {
   }
 }
 
+void WriteDocsMap(const std::vector<Told>& commands, resp::Encoder* out);
+
 void WriteDocs(const Told& told, resp::Encoder* out) {
   const CommandDocs& docs = *told.docs;
   const std::vector<Told> subcommands = SubcommandsOf(*told.command);
@@ -277,15 +285,39 @@ void WriteDocs(const Told& told, resp::Encoder* out) {
          [&](resp::Encoder* to) { WriteHistory(docs.history, to); });
   map.If(!docs.arguments.empty(), "arguments",
          [&](resp::Encoder* to) { WriteArguments(docs.arguments, to); });
-  map.If(!subcommands.empty(), "subcommands", [&](resp::Encoder* to) {
-    to->Map(static_cast<int64_t>(subcommands.size()));
-    for (const Told& subcommand : subcommands) {
-      to->Bulk(FullName(*subcommand.command));
-      WriteDocs(subcommand, to);
-    }
-  });
+  map.If(!subcommands.empty(), "subcommands",
+         [&](resp::Encoder* to) { WriteDocsMap(subcommands, to); });
   map.Write(out);
 }
+
+void WriteDocsMap(const std::vector<Told>& commands, resp::Encoder* out) {
+  out->Map(static_cast<int64_t>(commands.size()));
+  for (const Told& told : commands) {
+    out->Bulk(FullName(*told.command));
+    WriteDocs(told, out);
+  }
+}
+
+void WriteAllDocs(resp::Encoder* out) { WriteDocsMap(ToldOf(""), out); }
+
+// A reply about all commands. Every client gets the same bytes, and writing them takes as long as
+// serving hundreds of requests: it is done once.
+class WholeReply {
+ public:
+  explicit WholeReply(void (*write)(resp::Encoder* out)) {
+    resp::Encoder resp2(resp::Protocol::kResp2, &resp2_);
+    write(&resp2);
+    resp::Encoder resp3(resp::Protocol::kResp3, &resp3_);
+    write(&resp3);
+  }
+  const std::string& For(resp::Protocol protocol) const {
+    return protocol == resp::Protocol::kResp2 ? resp2_ : resp3_;
+  }
+
+ private:
+  std::string resp2_;
+  std::string resp3_;
+};
 
 // --- COMMAND LIST
 
@@ -426,10 +458,8 @@ void AnswerKeys(const LocalCall& call, KeyFlags with) {
 }  // namespace
 
 void AnswerCommand(const LocalCall& call) {
-  resp::Encoder out = call.Encode();
-  const std::vector<Told> all = ToldOf("");
-  out.Array(static_cast<int64_t>(all.size()));
-  for (const Told& told : all) WriteInfo(told, &out);
+  static const WholeReply& reply = *new WholeReply(WriteAllInfo);
+  call.reply->append(reply.For(call.session->protocol()));
 }
 
 void AnswerCommandInfo(const LocalCall& call) {
@@ -444,18 +474,18 @@ void AnswerCommandCount(const LocalCall& call) {
 }
 
 void AnswerCommandDocs(const LocalCall& call) {
+  if (call.args.size() == 2) {
+    static const WholeReply& reply = *new WholeReply(WriteAllDocs);
+    call.reply->append(reply.For(call.session->protocol()));
+    return;
+  }
   std::vector<Told> wanted;
-  if (call.args.size() == 2) wanted = ToldOf("");
   for (const absl::string_view name : call.args.subspan(2)) {
     const Told told = FindTold(name);
     if (told.docs != nullptr) wanted.push_back(told);
   }
   resp::Encoder out = call.Encode();
-  out.Map(static_cast<int64_t>(wanted.size()));
-  for (const Told& told : wanted) {
-    out.Bulk(FullName(*told.command));
-    WriteDocs(told, &out);
-  }
+  WriteDocsMap(wanted, &out);
 }
 
 void AnswerCommandList(const LocalCall& call) {

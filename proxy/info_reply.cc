@@ -82,7 +82,8 @@ void AppendServer(const InfoInput& in, std::string* out) {
                   "\r\nmultiplexing_api:io_uring\r\nprocess_id:", getpid(), "\r\nrun_id:", RunId(),
                   "\r\ntcp_port:", in.proxy.tcp_port);
   absl::StrAppend(out, "\r\nserver_time_usec:", absl::ToUnixMicros(absl::Now()),
-                  "\r\nuptime_in_seconds:", uptime, "\r\nuptime_in_days:", uptime / (24 * 3600),
+                  "\r\nuptime_in_seconds:", uptime,
+                  "\r\nuptime_in_days:", uptime / (int64_t{24} * 3600),
                   "\r\nio_threads_active:", in.proxy.workers > 1 ? 1 : 0, "\r\n");
 }
 
