@@ -32,6 +32,7 @@ constexpr size_t kThreads = 2;
 // Connections that wait for a thread; further ones wait in the kernel's backlog, so that a flood
 // here does not take the descriptors of clients.
 constexpr size_t kWaitingMax = 16;
+constexpr int kBacklog = 128;
 // For a connection from beginning to end, so that slow ones can't hold the threads.
 constexpr auto kConnectionTimeout = std::chrono::seconds(5);
 constexpr auto kPollStep = std::chrono::milliseconds(50);
@@ -162,6 +163,9 @@ class HttpServer final : public httplib::Server {
     set_payload_max_length(kBodyBytesMax);
   }
 
+  // Once bound: httplib's backlog of 5 makes a burst of connections wait for seconds.
+  void WidenBacklog() { ::listen(svr_sock_, kBacklog); }
+
   // Once, after it runs. Connections are cut off.
   void Stop() {
     ending_ = true;
@@ -247,13 +251,14 @@ class HttpAdminServer final : public AdminServer {
     }
     freeaddrinfo(addresses);
     errno = 0;
-    if (where_.port != 0) {
-      if (!server_.bind_to_port(where_.host, where_.port)) return CannotListen(nullptr);
-      return absl::OkStatus();
+    if (where_.port == 0) {
+      const int port = server_.bind_to_any_port(where_.host);
+      if (port <= 0) return CannotListen(nullptr);
+      where_.port = static_cast<uint16_t>(port);
+    } else if (!server_.bind_to_port(where_.host, where_.port)) {
+      return CannotListen(nullptr);
     }
-    const int port = server_.bind_to_any_port(where_.host);
-    if (port <= 0) return CannotListen(nullptr);
-    where_.port = static_cast<uint16_t>(port);
+    server_.WidenBacklog();
     return absl::OkStatus();
   }
 

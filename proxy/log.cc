@@ -228,11 +228,10 @@ class OutputSink final : public spdlog::sinks::sink {
     if (buffer_.size() + line.size() > kWriteBytesMax) Flush();
     buffer_.append(line.data(), line.size());
     ++buffered_lines_;
-    if (queue_->queue_size() == 0) Flush();
+    // No other line waits, or is about to.
+    if (backlog_->lines.load(std::memory_order_relaxed) == 1) Flush();
   }
   void flush() override { Flush(); }
-  // Where the lines come from; lives while this is called.
-  void set_queue(spdlog::details::thread_pool* queue) { queue_ = queue; }
   void set_pattern(const std::string&) override {}
   void set_formatter(std::unique_ptr<spdlog::formatter>) override {}
 
@@ -269,7 +268,6 @@ class OutputSink final : public spdlog::sinks::sink {
 
   const std::unique_ptr<Output> output_;
   Backlog* const backlog_;
-  spdlog::details::thread_pool* queue_ = nullptr;
   const std::unique_ptr<spdlog::formatter> formatter_;
   std::string buffer_;
   uint64_t buffered_lines_ = 0;
@@ -283,7 +281,6 @@ class AsyncLogSink final : public LogSink {
       : level_(level),
         pool_(std::make_shared<spdlog::details::thread_pool>(kQueueEntries, 1, PrepareThread)) {
     auto sink = std::make_shared<OutputSink>(std::move(output), &backlog_);
-    sink->set_queue(pool_.get());
     logger_ = std::make_shared<spdlog::async_logger>("", std::move(sink), pool_,
                                                      spdlog::async_overflow_policy::overrun_oldest);
     logger_->set_level(spdlog::level::trace);
@@ -351,6 +348,8 @@ void Log::WarnEvery(absl::string_view topic, absl::string_view text) {
   constexpr size_t kTopicsMax = 1024;
   if (!wants(LogLevel::kWarn)) return;
   if (topics_.size() >= kTopicsMax && !topics_.contains(topic)) {
+    if (*now_ < next_sweep_) return;
+    next_sweep_ = *now_ + kInterval;
     // Nodes come and go; what was quiet for an interval limits nothing any more.
     absl::erase_if(topics_, [this](const auto& topic_and_entry) {
       return topic_and_entry.second.next <= *now_;

@@ -64,6 +64,7 @@ class Log {
   LogSink* const sink_;
   const absl::Time* const now_;
   absl::flat_hash_map<std::string, Topic> topics_;
+  absl::Time next_sweep_ = absl::InfinitePast();  // of topics_, when there are too many
 };
 
 // "trace", "debug", "info", "warn", "error", "off".
