@@ -82,7 +82,7 @@ class BufferPool final : public BlockOwner {
   size_t region_bytes() const { return count() * buffer_bytes_; }
 
   void Recycle(Block* block) override;
-  // Buffers that came back since they were last taken from here; the ring empties it.
+  // Buffers that came back; the ring takes from here those that it lends to the kernel.
   std::vector<uint32_t>& returned();
 
  private:

@@ -18,6 +18,7 @@
 #include <cstdio>
 #include <cstring>
 #include <deque>
+#include <mutex>
 #include <utility>
 
 #include "absl/base/config.h"
@@ -35,9 +36,11 @@
 #endif
 #ifdef ABSL_HAVE_THREAD_SANITIZER
 #include <sanitizer/tsan_interface.h>
+#define ORDERED_BEFORE_MESSAGE(tag) __tsan_release(tag)
+#define ORDERED_AFTER_MESSAGE(tag) __tsan_acquire(tag)
 #else
-#define __tsan_acquire(address) static_cast<void>(address)
-#define __tsan_release(address) static_cast<void>(address)
+#define ORDERED_BEFORE_MESSAGE(tag) static_cast<void>(tag)
+#define ORDERED_AFTER_MESSAGE(tag) static_cast<void>(tag)
 #endif
 
 namespace io {
@@ -60,7 +63,8 @@ bool IsInternal(OpToken token) { return static_cast<unsigned>(token.kind()) == k
 constexpr unsigned kEntriesMin = 256;
 constexpr unsigned kEntriesMax = 32768;     // the kernel's limit
 constexpr uint32_t kBuffersMax = 1u << 15;  // of a group: entries of a buffer ring; half of all ids
-constexpr uint32_t kPlainFactor = 4;        // plain buffers for each incremental one
+constexpr size_t kBufferBytesMax = 1u << 30;
+constexpr uint32_t kPlainFactor = 4;  // plain buffers for each incremental one
 constexpr unsigned kAcceptFlags = SOCK_NONBLOCK | SOCK_CLOEXEC;
 constexpr int kSendFlags = MSG_NOSIGNAL | MSG_WAITALL;
 constexpr absl::Duration kProbeLimit = absl::Seconds(1);
@@ -308,6 +312,14 @@ class BufferRing {
 };
 
 // --- probing
+
+// For memory that the kernel did not let go of in time: its writes must not meet anything else.
+void KeepForever(std::unique_ptr<BufferPool> pool) {
+  static std::mutex mutex;
+  static auto* pools = new std::vector<std::unique_ptr<BufferPool>>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  pools->push_back(std::move(pool));
+}
 
 // A pair of connected stream sockets, closed at the end.
 struct SocketPair {
@@ -647,7 +659,7 @@ absl::Status Prober::Run(Features* features) {
                       ZeroCopySend(IORING_RECVSEND_FIXED_BUF) == 0;
   }
   if (!f.send_zc) f.send_zc_report = f.send_zc_fixed = false;
-  if (timed_out_) static_cast<void>(pool_.release());
+  if (timed_out_) KeepForever(std::move(pool_));
   return absl::OkStatus();
 }
 
@@ -722,6 +734,7 @@ class UringRing final : public Ring {
     // Buffers lent to the kernel, as far as completions say. It may have fewer: of those whose
     // completions wait unread.
     uint32_t with_kernel = 0;
+    uint32_t lent_max = 0;       // no more than this at a time
     std::vector<uint32_t> used;  // by buffer: bytes of it that completions have covered
     // Receives that wait for buffers, first come, first served.
     std::deque<HeldRecv> held;
@@ -733,7 +746,8 @@ class UringRing final : public Ring {
   };
   enum class WakeUp : uint8_t { kEvents, kTimeout };
 
-  absl::Status OpenGroup(BufferGroup which, uint32_t buffers, const RingOptions& options);
+  absl::Status OpenGroup(BufferGroup which, uint32_t buffers, const RingOptions& options,
+                         std::vector<std::string>* warnings);
   void RegisterFixedBuffers(std::vector<std::string>* warnings);
 
   // A free submission entry. The io_uring_prep_ functions set all of it but the user_data.
@@ -813,9 +827,9 @@ absl::Status UringRing::Open(const RingOptions& options, std::vector<std::string
   enter_flags_ = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG |
                  (features_.registered_ring ? IORING_ENTER_REGISTERED_RING : 0);
 
-  status = OpenGroup(BufferGroup::kClients, options.client_buffers, options);
+  status = OpenGroup(BufferGroup::kClients, options.client_buffers, options, warnings);
   if (!status.ok()) return status;
-  status = OpenGroup(BufferGroup::kBackends, options.backend_buffers, options);
+  status = OpenGroup(BufferGroup::kBackends, options.backend_buffers, options, warnings);
   if (!status.ok()) return status;
   if (options.zero_copy_send) RegisterFixedBuffers(warnings);
 
@@ -826,30 +840,37 @@ absl::Status UringRing::Open(const RingOptions& options, std::vector<std::string
   return absl::OkStatus();
 }
 
-absl::Status UringRing::OpenGroup(BufferGroup which, uint32_t buffers, const RingOptions& options) {
-  const size_t index = static_cast<size_t>(which);
-  size_t buffer_bytes = options.buffer_bytes;
-  if (!features_.incremental_buffers && buffers <= kBuffersMax) {
-    buffers = std::min(buffers * kPlainFactor, kBuffersMax);
-    buffer_bytes = options.buffer_bytes_plain;
+absl::Status UringRing::OpenGroup(BufferGroup which, uint32_t buffers, const RingOptions& options,
+                                  std::vector<std::string>* warnings) {
+  Group& group = groups_[static_cast<size_t>(which)];
+  group.number = static_cast<uint16_t>(which);
+  group.id_base = static_cast<uint16_t>(group.number * kBuffersMax);
+  const auto make_pool = [&](bool incremental) -> absl::Status {
+    const uint32_t count =
+        incremental ? buffers : std::min(uint64_t{buffers} * kPlainFactor, uint64_t{kBuffersMax});
+    const size_t bytes = incremental ? options.buffer_bytes : options.buffer_bytes_plain;
+    if (buffers == 0 || buffers > kBuffersMax || bytes == 0 || bytes > kBufferBytesMax) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("unsuitable receive buffers: ", buffers, " of ", bytes, " bytes"));
+    }
+    group.used.assign(count, 0);
+    group.pool = std::make_unique<BufferPool>(count, bytes);
+    return group.pool->region() != nullptr ? absl::OkStatus() : SetupError("mmap", errno);
+  };
+  absl::Status status = make_pool(features_.incremental_buffers);
+  if (status.ok() && features_.buffer_ring) {
+    const int result = group.ring.Register(ring_, group.number, group.pool->count(),
+                                           features_.incremental_buffers);
+    if (result < 0) {
+      warnings->push_back(
+          absl::StrCat("io_uring: going without a buffer ring: ", CauseOf(-result)));
+      features_.buffer_ring = features_.incremental_buffers = false;
+      status = make_pool(/*incremental=*/false);
+    }
   }
-  if (buffers == 0 || buffers > kBuffersMax || buffer_bytes == 0 || buffer_bytes > 1u << 30) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("unsuitable receive buffers: ", buffers, " of ", buffer_bytes, " bytes"));
-  }
-  Group& group = groups_[index];
-  group.number = static_cast<uint16_t>(index);
-  group.id_base = static_cast<uint16_t>(index * kBuffersMax);
-  group.used.assign(buffers, 0);
-  group.pool = std::make_unique<BufferPool>(buffers, buffer_bytes);
-  if (group.pool->region() == nullptr) return SetupError("mmap", errno);
-  if (features_.buffer_ring) {
-    const int result =
-        group.ring.Register(ring_, group.number, buffers, features_.incremental_buffers);
-    if (result < 0) return SetupError("io_uring_register", -result);
-  }
-  // All buffers have "come back": the first turn lends them.
-  for (uint32_t i = 0; i < buffers; ++i) group.pool->Recycle(group.pool->block(i));
+  if (!status.ok()) return status;
+  // All buffers have "come back": they are lent now.
+  for (uint32_t i = 0; i < group.pool->count(); ++i) group.pool->Recycle(group.pool->block(i));
   LendReturnedBuffers();
   return absl::OkStatus();
 }
@@ -880,12 +901,15 @@ UringRing::~UringRing() {
   if (features_.send_zc_fixed && entry_ != nullptr) io_uring_unregister_buffers(ring_);
   for (Group& group : groups_) {
     if (group.pool == nullptr) continue;
+    for (uint32_t i = 0; i < group.pool->count(); ++i) {
+      // One more would be a slice that is about to lose its bytes.
+      ABSL_ASSERT(group.pool->block(i)->refs <= 1);
+    }
     if (in_flight_ == 0) {
       group.ring.Unregister();
     } else {
-      // The kernel did not let go in time. Its writes must not meet anything else.
       group.ring.Abandon();
-      static_cast<void>(group.pool.release());
+      KeepForever(std::move(group.pool));
     }
   }
 }
@@ -1088,7 +1112,7 @@ void UringRing::Post(OpToken token, RingId receiver, Message message) {
   if (!features_.msg_ring) return AddReady(token, RingDirectory::Put(entry, message) ? 0 : -EPIPE);
   const Fd ring_fd = entry->ring_fd.load(std::memory_order_acquire);
   if (ring_fd < 0) return AddReady(token, -EPIPE);
-  __tsan_release(&entry->ring_message_order);
+  ORDERED_BEFORE_MESSAGE(&entry->ring_message_order);
   io_uring_sqe* sqe = Prepare();
   io_uring_prep_msg_ring(sqe, ring_fd, message.value,
                          OpToken(OpKind::kMessage, 0, message.kind, 0).value(), 0);
@@ -1099,7 +1123,6 @@ void UringRing::Post(OpToken token, RingId receiver, Message message) {
 
 size_t UringRing::SubmitAndWait(absl::Duration limit, absl::Span<Completion> out) {
   ABSL_ASSERT(!out.empty());
-  const absl::Time start = limit > absl::ZeroDuration() ? MonotonicNow() : now_;
   absl::Duration left = limit;
   size_t n = 0;
   while (true) {
@@ -1113,8 +1136,10 @@ size_t UringRing::SubmitAndWait(absl::Duration limit, absl::Span<Completion> out
     n += ReapAll(out.subspan(n));
     n += TakeReady(out.subspan(n));
     if (n > 0 || wake_up == WakeUp::kTimeout || left <= absl::ZeroDuration()) break;
-    // Woken for the ring's own sake, or by a signal.
-    left = limit - (MonotonicNow() - start);
+    // Woken for the ring's own sake, or by a signal. The limit counts from the end of the last
+    // turn, which is what the caller took it from, and which saves a look at the clock in every
+    // turn.
+    left = now_ + limit - MonotonicNow();
   }
   now_ = MonotonicNow();
   return n;
@@ -1201,7 +1226,7 @@ bool UringRing::Translate(const io_uring_cqe& cqe, Completion* out) {
   out->message_kind = 0;
   out->data = Slice();
   if (ABSL_PREDICT_FALSE(token.kind() == OpKind::kMessage)) {
-    if (entry_ != nullptr) __tsan_acquire(&entry_->ring_message_order);
+    if (entry_ != nullptr) ORDERED_AFTER_MESSAGE(&entry_->ring_message_order);
     out->token = OpToken(OpKind::kMessage, 0, 0, 0);
     out->message_kind = static_cast<uint8_t>(token.index());
     return true;
@@ -1238,7 +1263,7 @@ void UringRing::TakeBuffer(uint32_t flags, int32_t result, Completion* out) {
     out->data = Slice(BufferRef(block), absl::string_view(data, bytes));
     group.used[index] += static_cast<uint32_t>(bytes);
   }
-  if (features_.incremental_buffers && (flags & kCqeBufferMore) != 0) return;
+  if ((flags & kCqeBufferMore) != 0) return;
   // The kernel's share goes.
   --group.with_kernel;
   if (--block->refs == 0) group.pool->Recycle(block);
@@ -1297,10 +1322,12 @@ size_t UringRing::TakeReady(absl::Span<Completion> out) {
 void UringRing::LendReturnedBuffers() {
   for (Group& group : groups_) {
     if (group.pool == nullptr) continue;
+    // The last to come back is the first to be lent again: it is the warmest.
     std::vector<uint32_t>& returned = group.pool->returned();
-    if (returned.empty()) continue;
     uint32_t added = 0;
-    for (uint32_t index : returned) {
+    for (; !returned.empty() && group.with_kernel < group.lent_max; ++group.with_kernel) {
+      const uint32_t index = returned.back();
+      returned.pop_back();
       Block* block = group.pool->block(index);
       block->refs = 1;  // the kernel's share
       group.used[index] = 0;
@@ -1316,9 +1343,7 @@ void UringRing::LendReturnedBuffers() {
       }
       ++added;
     }
-    returned.clear();
-    if (group.ring.registered()) group.ring.Publish(added);
-    group.with_kernel += added;
+    if (added > 0 && group.ring.registered()) group.ring.Publish(added);
   }
 }
 
@@ -1350,7 +1375,8 @@ void UringRing::ArmMailbox() {
 
 double UringRing::FreeBufferShare(BufferGroup which) const {
   const Group& group = groups_[static_cast<size_t>(which)];
-  return static_cast<double>(group.with_kernel) / group.pool->count();
+  const size_t free = group.with_kernel + group.pool->returned().size();
+  return static_cast<double>(free) / group.pool->count();
 }
 
 std::string UringRing::Describe() const {

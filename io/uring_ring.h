@@ -18,11 +18,14 @@ namespace io {
 
 struct RingOptions {
   unsigned entries = 4096;  // of the submission queue; halved down to 256 if not to be had
-  // Receive buffers of each group.
-  uint32_t client_buffers = 64;
-  uint32_t backend_buffers = 64;
+  // Receive buffers of each group. Only `lent_buffers` of them are with the kernel at a time: it
+  // goes round in those, so they stay in the processor's cache, and what is held longer (values on
+  // their way through) is replaced from the rest.
+  uint32_t client_buffers = 512;
+  uint32_t backend_buffers = 512;
+  uint32_t lent_buffers = 32;
   size_t buffer_bytes = 64 << 10;        // with incremental buffers; without: buffers_bytes_plain
-  size_t buffer_bytes_plain = 16 << 10;  // then four times as many buffers
+  size_t buffer_bytes_plain = 16 << 10;  // then four times as many buffers, and as many lent
   bool zero_copy_send = false;           // registers the receive buffers as fixed buffers too
   // Names as Describe() shows them; they count as missing: "defer_taskrun", "multishot_accept",
   // "multishot_recv", "buffer_ring", "incremental_buffers", "msg_ring", "registered_ring",
@@ -30,9 +33,12 @@ struct RingOptions {
   std::vector<std::string> disabled_features = {};
 };
 
-// Makes a ring for the calling thread. Errors say the likely cause and the remedy in one line
-// (where io_uring is forbidden: container seccomp profile, kernel.io_uring_disabled,
-// RLIMIT_MEMLOCK, …). Warnings about degraded features go to *warnings, one line each.
+// Makes a ring for the calling thread, which also destroys it, after the last slice into its
+// buffers has gone. The end cancels what is armed and waits until the kernel has let go of all
+// memory; descriptors are left open, but for those accepted and not yet handed out. Errors say the
+// likely cause and the remedy in one line (where io_uring is forbidden: container seccomp profile,
+// kernel.io_uring_disabled, RLIMIT_MEMLOCK, …). Warnings about degraded features go to *warnings,
+// one line each.
 absl::StatusOr<std::unique_ptr<Ring>> MakeUringRing(RingDirectory* directory, RingId id,
                                                     const RingOptions& options,
                                                     std::vector<std::string>* warnings);
