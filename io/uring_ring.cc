@@ -853,6 +853,8 @@ absl::Status UringRing::OpenGroup(BufferGroup which, uint32_t buffers, const Rin
       return absl::InvalidArgumentError(
           absl::StrCat("unsuitable receive buffers: ", buffers, " of ", bytes, " bytes"));
     }
+    group.lent_max = std::clamp(options.lent_buffers, 1u, kBuffersMax);
+    if (!incremental) group.lent_max *= kPlainFactor;
     group.used.assign(count, 0);
     group.pool = std::make_unique<BufferPool>(count, bytes);
     return group.pool->region() != nullptr ? absl::OkStatus() : SetupError("mmap", errno);
@@ -869,7 +871,7 @@ absl::Status UringRing::OpenGroup(BufferGroup which, uint32_t buffers, const Rin
     }
   }
   if (!status.ok()) return status;
-  // All buffers have "come back": they are lent now.
+  // All buffers have "come back"; the first are lent now.
   for (uint32_t i = 0; i < group.pool->count(); ++i) group.pool->Recycle(group.pool->block(i));
   LendReturnedBuffers();
   return absl::OkStatus();
