@@ -91,13 +91,18 @@ def die_with_parent():
 # --- processes
 
 
-def process_start_time(pid):
-    """Clock ticks between the machine's start and the process's; None if there is none."""
+def process_fields(pid):
+    """/proc/PID/stat from the state on; ["Z"] if there is no such process."""
     try:
         with open("/proc/%d/stat" % pid, encoding="latin-1") as file:
-            fields = file.read().rsplit(")", 1)[1].split()
+            return file.read().rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):
-        return None
+        return ["Z"]
+
+
+def process_start_time(pid):
+    """Clock ticks between the machine's start and the process's; None if there is none."""
+    fields = process_fields(pid)
     return None if fields[0] == "Z" else int(fields[19])
 
 
@@ -136,6 +141,9 @@ class Process:
         return (self.boot == boot_id() and self.start_time is not None and
                 process_start_time(self.pid) == self.start_time and
                 self.mark in process_command_line(self.pid))
+
+    def is_paused(self):
+        return process_fields(self.pid)[0] == "T"
 
     def send_signal(self, number):
         """True if it was sent."""
@@ -386,7 +394,7 @@ class LocalCluster:
         ids = {node.id for node in self.nodes}
         wait_until(lambda: all(ids <= set(node.view()) and not any(
             "handshake" in other["flags"] for other in node.view().values())
-            for node in self.running()), "all nodes to meet", 60)
+            for node in self.answering()), "all nodes to meet", 60)
 
     def _replicate(self, node, primary):
         def accepted():
@@ -399,7 +407,7 @@ class LocalCluster:
         wait_until(accepted, "%r to replicate %r" % (node, primary), 20)
 
     def wait_until_ready(self, timeout=60.0):
-        """Every running node says: state ok, all slots served, one same map; replicas in sync."""
+        """Every answering node says: state ok, all slots served, one same map; replicas in sync."""
         def ready():
             try:
                 return self.why_not_ready() is None
@@ -416,9 +424,9 @@ class LocalCluster:
                                (timeout, reason)) from None
 
     def why_not_ready(self):
-        """None when the running nodes form one whole cluster, else the first reason."""
+        """None when the answering nodes form one whole cluster, else the first reason."""
         maps = set()
-        for node in self.running():
+        for node in self.answering():
             info = node.cluster_info()
             if info["cluster_state"] != "ok":
                 return "%r says cluster_state:%s" % (node, info["cluster_state"])
@@ -488,13 +496,16 @@ class LocalCluster:
         return [node for node in self.nodes if node.process is not None and
                 node.process.is_alive()]
 
+    def answering(self):
+        return [node for node in self.running() if not node.process.is_paused()]
+
     @property
     def addresses(self):
         return [node.address for node in self.nodes]
 
     def version(self):
         """("redis" or "valkey", version)."""
-        info = self.running()[0].info("server")
+        info = self.answering()[0].info("server")
         if "valkey_version" in info:
             return "valkey", info["valkey_version"]
         return "redis", info["redis_version"]
@@ -503,9 +514,9 @@ class LocalCluster:
         return next(node for node in self.nodes if node.id == identity)
 
     def slot_map(self, seen_by=None):
-        """slot → Node (None where no node serves it), as `seen_by` or the first running node says."""
+        """slot → Node (None where no node serves it), as `seen_by` or the first answering node says."""
         owners = [None] * SLOTS
-        for identity, fields in (seen_by or self.running()[0]).view().items():
+        for identity, fields in (seen_by or self.answering()[0]).view().items():
             if "fail" in fields["flags"]:
                 continue
             for entry in fields["slots"]:
@@ -518,10 +529,10 @@ class LocalCluster:
         return self.slot_map()[slot]
 
     def primaries(self):
-        return [node for node in self.running() if node.is_primary()]
+        return [node for node in self.answering() if node.is_primary()]
 
     def replicas_of(self, primary):
-        view = self.running()[0].view()
+        view = self.answering()[0].view()
         return [node for node in self.nodes if view[node.id]["primary"] == primary.id]
 
     # --- faults and changes
@@ -603,6 +614,7 @@ class LocalCluster:
         self._introduce([node])
         if primary is not None:
             self._replicate(node, primary)
+        wait_until(lambda: node.cluster_info()["cluster_state"] == "ok", "%r to take part" % node)
         self._write_state()
         return node
 
@@ -612,7 +624,7 @@ class LocalCluster:
             raise ClusterError("%r still serves slots" % node)
         node.process.end()
         self.nodes.remove(node)
-        for other in self.running():
+        for other in self.answering():
             other.command("CLUSTER", "FORGET", node.id)
         shutil.rmtree(node.directory, ignore_errors=True)
         self._write_state()

@@ -5,8 +5,9 @@ import os
 import shutil
 import subprocess
 
-from harness import (Background, HERE, NODE_DIR, RealClusterTestCase, ReplyError, key_slot,
+from harness import (Background, HERE, NODE_DIR, RealClusterTestCase, ReplyError, SERVER, key_slot,
                      keys_in_slots, pack, seconds, unittest)
+from plain_server import PlainServer
 
 try:
     import redis
@@ -277,7 +278,9 @@ class RawClientTest(RealClusterTestCase):
     def test_texts_of_unknown_commands_and_wrong_arity_are_the_servers(self):
         proxy = self.start_proxy(self.cluster.addresses)
         client = self.client(proxy)
-        with self.cluster.nodes[0].connect() as server:
+        plain = PlainServer(SERVER)  # a node of a cluster looks at the slots first
+        self.addCleanup(plain.stop)
+        with plain.connect() as server:
             for command in (("NOSUCH",), ("NOSUCH", "a", "b c"), ("GET",), ("GET", "a", "b"),
                             ("SET", "a"), ("CLIENT", "NOSUCH"), ("OBJECT", "NOSUCH"), ("ECHO",),
                             ("nosuch" * 50, "arg" * 100), ("MSET", "a"), ("MSET", "a", 1, "b")):

@@ -76,6 +76,8 @@ class FailoverTest(FreshClusterTestCase):
 
     def load_on(self, cluster, proxy, victim, clients=4):
         """(loads on the victim's slots, loads on the others')."""
+        self.was_replica_of = {identity: fields["primary"]
+                               for identity, fields in victim.view().items()}
         others = [node for node in cluster.primaries() if node is not victim]
         dead = [Load(proxy, "d%d" % number, self.keys_of(cluster, victim, "d%d:" % number))
                 for number in range(clients)]
@@ -90,14 +92,15 @@ class FailoverTest(FreshClusterTestCase):
 
     def wait_for_failover(self, cluster, victim):
         """When the cluster served the victim's slots again: the moment it could be seen."""
-        replica = cluster.replicas_of(victim)[0]
+        replica = next(node for node in cluster.nodes if node is not victim and
+                       self.was_replica_of[node.id] == victim.id)
 
         def promoted():
             if not replica.is_primary():
                 return False
             return all(int(node.cluster_info()["cluster_slots_ok"]) == 16384 and
                        node.cluster_info()["cluster_state"] == "ok"
-                       for node in cluster.running() if node is not victim)
+                       for node in cluster.answering() if node is not victim)
         wait_until(promoted, "the cluster's own failover", 30)
         return time.monotonic()
 

@@ -335,7 +335,7 @@ class FakeNode:
             connection.protocol = int(args[1])
         fields = [bulk(b"server"), bulk(b"redis"), bulk(b"version"), bulk(b"7.0.15"),
                   bulk(b"proto"), integer(connection.protocol), bulk(b"id"),
-                  integer(1000 * (self.index + 1) + connection.number), bulk(b"mode"),
+                  integer(self.client_id(connection.number)), bulk(b"mode"),
                   bulk(b"cluster"), bulk(b"role"), bulk(b"master"), bulk(b"modules"), array([])]
         head = b"%7\r\n" if connection.protocol == 3 else b"*14\r\n"
         return head + b"".join(fields)
@@ -369,19 +369,31 @@ class FakeNode:
         return bulk((self.info_text or "# Server\r\nredis_version:7.0.15\r\n"
                      "redis_mode:cluster\r\nprocess_id:1\r\n").encode())
 
+    def client_id(self, connection_number):
+        return 1000 * (self.index + 1) + connection_number
+
     def do_client(self, connection, args):
         what = args[1].upper()
+        others = {self.client_id(other.number): other for other in self.open_connections()}
         if what == b"ID":
-            return integer(1000 * (self.index + 1) + connection.number)
+            return integer(self.client_id(connection.number))
         if what == b"SETNAME":
             connection.name = args[2]
         if what == b"GETNAME":
             return bulk(connection.name)
         if what == b"KILL":
-            return integer(0)
+            victim = others.get(int(args[3]))
+            if victim is not None:
+                victim.cut()
+            return integer(0 if victim is None else 1)
         if what in (b"LIST", b"INFO"):
-            return bulk(b"id=%d addr=127.0.0.1:1 name=%s\n" %
-                        (1000 * (self.index + 1) + connection.number, connection.name))
+            if what == b"INFO":
+                others = {self.client_id(connection.number): connection}
+            elif len(args) > 3 and args[2].upper() == b"ID":
+                others = {number: other for number, other in others.items()
+                          if b"%d" % number in args[3:]}
+            return bulk(b"".join(b"id=%d addr=127.0.0.1:1 name=%s age=0 db=0\n" % (number, other.name)
+                                 for number, other in others.items()))
         return simple("OK")
 
     def do_cluster(self, connection, args):

@@ -95,6 +95,10 @@ class ProxyTestCase(unittest.TestCase):
             proxy.kill()
             self.fail(str(error))
         log = proxy.log()
+        outcome = self._outcome.result
+        if any(test is self for test, _ in outcome.failures + outcome.errors):
+            lines = [line for line in log.splitlines() if " access " not in line]
+            print("\nthe proxy's log ends:\n%s" % "\n".join(lines[-30:]))
         if any(word in log for word in BUG_WORDS):
             self.fail("the proxy reported a bug: %s" % log[-6000:])
         self.assertEqual(code, expect_exit, "exit code; its log ends: %s" % log[-2000:])
@@ -181,7 +185,7 @@ class Background(threading.Thread):
 
 
 __all__ = ["BINARY", "Background", "ClusterError", "FULL", "FakeCluster", "FakeClusterTestCase",
-           "FreshClusterTestCase", "HERE", "LocalCluster", "NODE_DIR", "ProxyError", "ProxyTestCase", "ROOT",
+           "FreshClusterTestCase", "HERE", "LocalCluster", "LocalProxy", "NODE_DIR", "ProxyError", "ProxyTestCase", "ROOT",
            "RealClusterTestCase", "ReplyError", "RespClient", "SANITIZED", "SERVER", "TIME_FACTOR",
            "key_slot", "keys_in_slots", "pack", "require_server", "seconds", "time", "unittest",
            "wait_until"]

@@ -206,7 +206,7 @@ class DebugAddressTest(FakeClusterTestCase):
         text = proxy.http("/metrics")[1]
         for line in text.splitlines():
             if not line.startswith("#"):
-                self.assertRegex(line, r"^rcproxy_[a-z_0-9]+(\{[^}]*\})? [-+0-9.e]+$")
+                self.assertRegex(line, r"^(rcproxy|process)_[a-z_0-9]+(\{[^}]*\})? [-+0-9.e]+$")
 
     def test_nothing_is_left_of_clients_that_went(self):
         cluster, proxy = self.start_with_fakes()

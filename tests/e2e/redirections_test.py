@@ -574,6 +574,7 @@ class VerbatimTest(FakeClusterTestCase):
         cluster, proxy = self.start_with_fakes()
         client = self.client(proxy)
         owner = cluster.owner("k")
+        self.assertEqual(client.command("SET", "k", "v"), b"OK")
         connects = owner.accepted
         for text in (
                 "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN "
@@ -823,7 +824,7 @@ class BrokenBackendTest(FakeClusterTestCase):
         self.assertEqual(reply, b"OK")
         last = cluster.logged("SET")[-1]
         self.assertNotEqual(last.connection, old)
-        old_id = b"%d" % (1000 * (owner.index + 1) + old)
+        old_id = b"%d" % owner.client_id(old)
         kills = [entry for entry in cluster.logged("CLIENT", owner)
                  if entry.args[1:] == [b"KILL", b"ID", old_id] and
                  entry.connection == last.connection]

@@ -11,7 +11,7 @@ class SlotMoveTest(FreshClusterTestCase):
     def start(self, **options):
         options.setdefault("replicas", 0)
         cluster = self.start_cluster(**options)
-        proxy = self.start_proxy(cluster.addresses)
+        proxy = self.start_proxy(cluster.addresses, "--log-level", "debug", "--log-every-n", "0")
         return cluster, proxy
 
     def check(self, client, commands, wanted):
@@ -117,13 +117,14 @@ class SlotMoveTest(FreshClusterTestCase):
         source = cluster.begin_move(slot, target)
         cluster.move_keys(slot, source, target, at_most=16)
         self.check(client, [["MGET"] + keys], [[key.encode() for key in keys]])
-        # The keys that moved go back the same way, then the marks go.
-        target.command("CLUSTER", "SETSLOT", slot, "STABLE")
+        # The keys that moved go back the same way. The source's mark goes first, else it would send
+        # them away again; the target's last, else it would not look at them.
         source.command("CLUSTER", "SETSLOT", slot, "STABLE")
         with target.connect() as direct:
             moved = direct.call("CLUSTER", "GETKEYSINSLOT", slot, 100)
             self.assertEqual(len(moved), 16)
             direct.call("MIGRATE", source.host, source.port, "", 0, 5000, "REPLACE", "KEYS", *moved)
+        target.command("CLUSTER", "SETSLOT", slot, "STABLE")
         self.check(client, [["MGET"] + keys], [[key.encode() for key in keys]])
         cluster.move_slot(slot, target)
         self.check(client, [("GET", key) for key in keys], [key.encode() for key in keys])
