@@ -1,6 +1,7 @@
 """From the command line to the last reply: flags, files, addresses, readiness, drain, exit codes."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import threading
 
 from fake_node import Hold, simple
-from harness import (BINARY, Background, FakeClusterTestCase, HERE, ReplyError, SANITIZED, pack,
+from harness import (BINARY, Background, FakeClusterTestCase, HERE, ROOT, ReplyError, SANITIZED, pack,
                      seconds, time, unittest, wait_until)
 from local_proxy import choose_port
 
@@ -46,6 +47,20 @@ class FlagsTest(FakeClusterTestCase):
             self.assertIn("--" + flag, text)
         for default in ("0.0.0.0:8088", "127.0.0.1:7001", "250ms", "5s", "30s", "3s", "100"):
             self.assertIn(default, text)
+
+    def test_the_readme_has_every_flag_with_its_default(self):
+        with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
+            readme = file.read()
+        # "  --name VALUE   what (default …)", or the second half on the next line.
+        text = "\n".join(self.run_proxy("--help")[1])
+        flags = re.findall(r"^  --([a-z-]+)[^\n]*?(?:\n [^-\n]*)?\(default ([^\n]*)\)$", text,
+                           re.MULTILINE)
+        self.assertGreater(len(flags), 30)
+        for flag, default in flags:
+            row = re.search(r"^\| `--%s` \| ([^|]*) \|" % flag, readme, re.MULTILINE)
+            self.assertTrue(row, "README.md lacks --%s" % flag)
+            if flag != "workers":  # one a CPU
+                self.assertEqual(row.group(1).strip("`"), default, "--" + flag)
 
     def test_version(self):
         code, output, errors = self.run_proxy("--version")
@@ -166,7 +181,7 @@ class AddressesTest(FakeClusterTestCase):
                 except ConnectionError:
                     return False
         wait_until(place_free, "the place to be free", seconds(5))
-        self.assertGreaterEqual(proxy.metrics()["clients_refused_total"], 1)
+        self.assertGreaterEqual(proxy.metrics()["clients_over_limit_total"], 1)
 
     def test_log_file_and_access_lines(self):
         cluster = self.start_fakes()
