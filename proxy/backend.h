@@ -92,7 +92,7 @@ class Backend {
     return state_ == State::kRetired && pending_.size() == 1 && unsent_.empty();
   }
   void ResumeReplies();
-  bool replies_paused() const { return connection_.recv_paused(); }
+  bool replies_paused() const { return AloneWithReply() && connection_.recv_paused(); }
 
   // Waits for room; woken (Worker::WakeClient) when the backend is half empty.
   void AddWaiter(uint32_t client_index, uint32_t client_generation);

@@ -398,6 +398,7 @@ void Client::OnProtocolError(absl::string_view error) {
 void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::string_view piece,
                           bool complete, bool large) {
   worker_->stats()->payload_bytes_forwarded.Add(piece.size());
+  request->reply_bytes += piece.size();
   Backend* const backend = request->backend;
   if (complete) {
     request->backend = nullptr;
@@ -434,6 +435,7 @@ void Client::OnErrorReply(Request* request, Backend* backend, absl::string_view 
   text.append(last_piece.data(), last_piece.size());
   reply_bytes_ -= request->reply.size();
   request->reply.Clear();
+  request->reply_bytes = 0;
   const absl::string_view line = absl::string_view(text).substr(1, text.size() - 3);
   if (worker_->dispatcher()->OnErrorReply(request, backend, line)) return;
   if (waiting > 0) worker_->dispatcher()->OnOrdinaryReply(request);
@@ -470,6 +472,7 @@ void Client::AnswerRope(Request* request, io::Rope reply) {
   reply_bytes_ -= request->reply.size();
   request->reply = std::move(reply);
   reply_bytes_ += request->reply.size();
+  request->reply_bytes = request->reply.size();
   Finish(request);
 }
 
@@ -499,7 +502,7 @@ void Client::Finish(Request* request) {
 void Client::SendReadyPrefix() {
   while (head_ != nullptr && head_->answered()) {
     Request* request = head_;
-    if (request->sampled) LogAccess(*request, request->reply.size());
+    if (request->sampled) LogAccess(*request);
     SendStored(request);
     head_ = request->next;
     if (head_ == nullptr) tail_ = nullptr;
@@ -509,21 +512,19 @@ void Client::SendReadyPrefix() {
   ResumeFront();
 }
 
-// The front request's reply may be a large one whose backend waits for us.
+// The backend of the front request's reply may wait for us.
 void Client::ResumeFront() {
   if (head_ == nullptr || head_->backend == nullptr || !head_->backend->replies_paused()) return;
-  SendStored(head_);
-  head_->streaming = true;
   if (connection_.unsent_bytes() <= kOutputResumeBytes) head_->backend->ResumeReplies();
 }
 
-void Client::LogAccess(const Request& request, size_t reply_bytes) {
+void Client::LogAccess(const Request& request) {
   // The key and its values are the application's; the line says what and how long.
   worker_->log()->Info(absl::StrCat(
       "access client=", id_, " command=", request.command->container,
       request.command->container.empty() ? "" : "|", request.command->name, " slot=", request.slot,
-      " redirections=", int{request.redirections},
-      " us=", absl::ToInt64Microseconds(worker_->now() - request.arrived), " bytes=", reply_bytes));
+      " redirections=", int{request.redirections}, " us=",
+      absl::ToInt64Microseconds(worker_->now() - request.arrived), " bytes=", request.reply_bytes));
 }
 
 void Client::OnSend(const io::Completion& completion) {

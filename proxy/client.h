@@ -163,7 +163,7 @@ class Client {
   void Finish(Request* request);
   void SendReadyPrefix();
   void ResumeFront();
-  void LogAccess(const Request& request, size_t reply_bytes);
+  void LogAccess(const Request& request);
   void EndIfDone();
   void DropRequests();
   void DropRequest(Request* request);

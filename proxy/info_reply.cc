@@ -125,7 +125,7 @@ void AppendPersistence(const InfoInput&, std::string* out) {
 void AppendStats(const InfoInput& in, std::string* out) {
   absl::StrAppend(out, "total_connections_received:", in.Sum(&WorkerStats::clients_accepted),
                   "\r\ntotal_commands_processed:", in.Sum(&WorkerStats::requests),
-                  "\r\nrejected_connections:", in.Sum(&WorkerStats::clients_refused),
+                  "\r\nrejected_connections:", in.proxy.stats->control().clients_over_limit.Get(),
                   "\r\ntotal_error_replies:", in.Sum(&WorkerStats::proxy_errors), "\r\n");
 }
 

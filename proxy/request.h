@@ -80,6 +80,7 @@ struct Request {
   io::Rope bytes;              // what is sent; kept until the reply is final
   size_t charged = 0;          // bytes of it that its client is charged for
   io::Rope reply;              // what of the reply is here and has not left
+  uint64_t reply_bytes = 0;  // of the whole reply so far
   std::unique_ptr<Hold> hold;
   std::unique_ptr<Fragments> fragments;
   Request* next = nullptr;  // in its client's queue

@@ -32,7 +32,8 @@ class Counter {
 #define RCPROXY_WORKER_STATS(X)                                                                   \
   X(clients_accepted, "clients_accepted_total", kCounter, "Client connections taken")             \
   X(clients_open, "clients", kGauge, "Client connections open")                                   \
-  X(clients_refused, "clients_refused_total", kCounter, "Client connections over the limit")      \
+  X(clients_refused_for_memory, "clients_refused_for_memory_total", kCounter,                     \
+    "Client connections refused for want of memory")                                              \
   X(slow_client_closed, "slow_client_closed_total", kCounter, "Clients closed for unread output") \
   X(memory_closed, "memory_closed_total", kCounter, "Clients closed for the memory limit")        \
   X(protocol_errors, "client_protocol_errors_total", kCounter, "Clients closed for bad RESP")     \
@@ -86,7 +87,7 @@ struct alignas(128) WorkerStats {
   X(cluster_nodes, "cluster_nodes", kGauge, "Nodes of the topology")                           \
   X(covered_slots, "cluster_slots_covered", kGauge, "Slots that a node serves")                \
   X(accept_failures, "accept_failures_total", kCounter, "Failed accepts")                      \
-  X(clients_over_limit, "clients_over_limit_total", kCounter, "Clients refused: too many")
+  X(clients_over_limit, "clients_refused_total", kCounter, "Clients refused: too many")
 
 struct alignas(128) ControlStats {
 #define RCPROXY_STAT_MEMBER(member, name, kind, help) Counter member;

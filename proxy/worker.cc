@@ -179,7 +179,7 @@ void Worker::OnMessage(const io::Completion& message) {
 
 void Worker::AdoptClient(io::Fd fd) {
   if (draining_ || MemoryUse() >= kMemoryNoNewClients) {
-    if (!draining_) stats_->clients_refused.Add(1);
+    if (!draining_) stats_->clients_refused_for_memory.Add(1);
     ring_->Close(io::OpToken(io::OpKind::kClose, static_cast<uint8_t>(Party::kNobody), 0, 0), fd);
     ++gone_unreported_;
     return;
