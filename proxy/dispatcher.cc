@@ -315,28 +315,33 @@ Dispatcher::Verdict Dispatcher::CheckHold(Request* request) {
   if (hold == nullptr) return Verdict::kGo;
   if (hold->deadline <= worker_->now()) return Verdict::kExpired;
   if (hold->not_before > worker_->now()) return Verdict::kNotYet;
+  const bool confirm = hold->confirm || hold->confirm_moving;
+  if (!confirm && !hold->target_host.empty()) return FindTarget(request);
   if (hold->refresh_ask > worker_->refresh_answered()) return Verdict::kNotYet;
-  if (hold->confirm || hold->confirm_moving) return ConfirmScript(request);
-  if (!hold->target_host.empty()) return FindTarget(request);
-  return Verdict::kGo;
+  return confirm ? ConfirmScript(request) : Verdict::kGo;
 }
 
-// A redirection pointed to a node that was not known, or back to where it came from; the view that
-// was asked for then is here.
+// A redirection pointed to a node that was not known, or back to where it came from, or was not the
+// first one of its request.
 Dispatcher::Verdict Dispatcher::FindTarget(Request* request) {
   Hold* hold = request->hold.get();
   const cluster::Topology& topology = *worker_->cluster()->topology;
   const cluster::NodeIndex index = topology.FindByAddress(hold->target_host, hold->target_port);
-  if (index != cluster::kNoNode && topology.node(index).id != hold->refused_by) {
+  const bool known = index != cluster::kNoNode && topology.node(index).id != hold->refused_by;
+  const bool answered = hold->refresh_ask <= worker_->refresh_answered();
+  // A first redirection may be followed as soon as its target is known.
+  if (known && (answered || request->redirections <= 1)) {
     hold->redirected = true;
     hold->target_id = topology.node(index).id;
     hold->target_host.clear();
     return Verdict::kGo;
   }
+  if (!answered) return Verdict::kNotYet;
   const cluster::Shard* shard = topology.ShardFor(request->slot);
   const bool same_owner = shard != nullptr && topology.node(shard->primary).id == hold->refused_by;
-  if (index != cluster::kNoNode || (!hold->ask && !same_owner)) {
-    // The slot has another owner by now, or the node means itself: by the topology.
+  if (index != cluster::kNoNode || (hold->ask ? HasStoppedMoving(*request) : !same_owner)) {
+    // The node means itself, the slot has another owner by now, or is not moving any more: by the
+    // topology.
     hold->ask = false;
     hold->target_host.clear();
     return Verdict::kGo;
@@ -345,6 +350,14 @@ Dispatcher::Verdict Dispatcher::FindTarget(Request* request) {
   hold->not_before = worker_->now() + worker_->Jitter(hold->backoff);
   hold->refresh_ask = worker_->AskRefresh(hold->refused_by);
   return Verdict::kNotYet;
+}
+
+// The node that said ASK says in its view, asked for after that, that the slot is not leaving it.
+bool Dispatcher::HasStoppedMoving(const Request& request) {
+  const cluster::Topology* view = worker_->ViewFor(request.hold->refresh_ask);
+  if (view == nullptr || view->source() == cluster::kNoNode) return false;
+  return view->node(view->source()).id == request.hold->refused_by &&
+         view->FindMoving(request.slot) == nullptr;
 }
 
 // An error of a script proves nothing by itself: the cluster's own view must say the same.

@@ -71,6 +71,7 @@ class Dispatcher {
   Verdict CheckHold(Request* request);
   Verdict ConfirmScript(Request* request);
   Verdict FindTarget(Request* request);
+  bool HasStoppedMoving(const Request& request);
   void Expire(Request* request);
 
   bool OnRedirection(Request* request, Backend* backend, const cluster::ErrorReply& error);
