@@ -171,6 +171,7 @@ void AnswerSelect(const LocalCall& call) {
     return call.Error(
         absl::StrCat("ERR value is out of range, value must between ", kLeast, " and ", kMost));
   }
+  if (index < 0) return call.Error("ERR DB index is out of range");
   if (index != 0) return call.Error("ERR SELECT is not allowed in cluster mode");
   call.Ok();
 }
