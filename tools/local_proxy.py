@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """An rcproxy process of our own on loopback: started, waited for, ended by its process id.
 
 The end-to-end tests use the class. As a program it keeps one in the background for tools/quickstart:
