@@ -2,9 +2,10 @@
 
 // File: io/buffer_pool.h
 //
-// Memory for bytes, in blocks with counted shares: `BlockPool` (blocks of one size, reused), `Arena`
-// (small pieces copied one behind the other into such blocks), heap blocks for what is larger, and
-// `BufferPool`, the region of receive buffers that a ring hands to the kernel. One thread each.
+// Memory for bytes, in blocks with counted shares: `BlockPool` (blocks of one size, reused),
+// `Arena` (small pieces copied one behind the other into such blocks), heap blocks for what is
+// larger, and `BufferPool`, the region of receive buffers that a ring hands to the kernel. One
+// thread each.
 
 #include <cstddef>
 #include <cstdint>

@@ -169,7 +169,6 @@ void Connection::ExpectLarge(uint64_t bytes) {
 void Connection::ArmRecv() {
   ABSL_ASSERT(state_ == State::kOpen && !recv_armed_);
   recv_armed_ = true;
-  recv_canceling_ = false;
   recv_into_ = large_left_ > 0;
   if (!recv_into_) return ring_->Recv(Token(OpKind::kRecv), fd_, options_.group);
   if (!large_block_ || large_used_ == large_block_->size) {
