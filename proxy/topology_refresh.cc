@@ -221,13 +221,16 @@ const TopologyRefresh::Ask* TopologyRefresh::OldestAsk(bool with_node) const {
   return oldest;
 }
 
-// Nothing is missing from what the workers have.
+// Nothing is missing from what the workers have, and no change is to be expected.
 bool TopologyRefresh::Complete() const {
   if (published_ == nullptr) return false;
   const cluster::Topology& topology = *published_->topology;
   if (topology.covered_slots() < cluster::kSlotCount) return false;
   for (size_t i = 0; i < topology.nodes().size(); ++i) {
     if (topology.nodes()[i].usable() && !published_->endpoints[i].has_value()) return false;
+  }
+  for (const cluster::Shard& shard : topology.shards()) {
+    if (topology.node(shard.primary).failed) return false;
   }
   return true;
 }

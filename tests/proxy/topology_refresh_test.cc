@@ -569,6 +569,18 @@ TEST_F(TopologyRefreshTest, TheReloadIntervalKeepsPeriodicRefreshesApart) {
   EXPECT_EQ(stats_.refreshes.Get(), 2u);
 }
 
+TEST_F(TopologyRefreshTest, WhileThePrimaryOfASlotHasFailedTheyComeByTheReloadInterval) {
+  AddThree();
+  View view = Three();
+  view[0].flags = "master,fail";
+  AllSay(view);
+  StartAndFind();
+  Skip(absl::Seconds(2.9));
+  EXPECT_EQ(stats_.refreshes.Get(), 1u);
+  Skip(absl::Seconds(0.3));
+  EXPECT_EQ(stats_.refreshes.Get(), 2u);
+}
+
 // --- changes
 
 TEST_F(TopologyRefreshTest, AFailoverIsPublishedOnOneNodesWord) {
