@@ -56,7 +56,6 @@ class Alarm {
 class Alarms {
  public:
   Alarms() = default;
-  ~Alarms() { ABSL_ASSERT(heap_.empty()); }
   Alarms(const Alarms&) = delete;
   Alarms& operator=(const Alarms&) = delete;
 

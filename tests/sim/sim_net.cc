@@ -281,7 +281,7 @@ void Connecting::Fired(void* self) {
 SimNet::SimNet(uint64_t seed, const FaultOptions& faults)
     : faults_(faults), random_(seed), print_trace_(getenv("SIM_TRACE") != nullptr) {}
 
-SimNet::~SimNet() { ABSL_ASSERT(listeners_.empty()); }
+SimNet::~SimNet() = default;
 
 bool SimNet::Step() {
   ++steps_;

@@ -1,0 +1,1019 @@
+#include "tests/sim/fake_cluster.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
+#include "resp/encoder.h"
+
+namespace sim {
+namespace {
+
+// One read, as the servers do.
+constexpr size_t kReadBytes = 16 << 10;
+// Commands of slow nodes are executed one a turn.
+constexpr Nanos kSlowService = 500 * kMicrosecond;
+constexpr size_t kCommandsPerTurn = 64;
+constexpr int64_t kRangeEnd = 1'000'000'000;
+constexpr uint16_t kPort = 7000;
+
+constexpr absl::string_view kTryAgain = "TRYAGAIN Multiple keys request during rehashing of slot";
+constexpr absl::string_view kNotServed = "CLUSTERDOWN Hash slot not served";
+constexpr absl::string_view kDown = "CLUSTERDOWN The cluster is down";
+constexpr absl::string_view kLoading = "LOADING Redis is loading the dataset in memory";
+constexpr absl::string_view kPrimaryDown =
+    "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.";
+constexpr absl::string_view kWrongType =
+    "WRONGTYPE Operation against a key holding the wrong kind of value";
+
+// The digits at its start; 0 if there are none.
+uint64_t LeadingId(absl::string_view text) {
+  uint64_t id = 0;
+  for (const char c : text) {
+    if (c < '0' || c > '9') break;
+    id = id * 10 + static_cast<uint64_t>(c - '0');
+  }
+  return id;
+}
+
+int64_t ToInt(absl::string_view text) {
+  int64_t value = 0;
+  return absl::SimpleAtoi(text, &value) ? value : 0;
+}
+
+// A header line's number; moves *at behind it. 1: taken, 0: not all there, -1: not of that form.
+int TakeNumber(absl::string_view input, char type, size_t* at, int64_t* number) {
+  const size_t end = input.find('\n', *at);
+  if (*at < input.size() && input[*at] != type) return -1;
+  if (end == absl::string_view::npos) return 0;
+  if (!absl::SimpleAtoi(input.substr(*at + 1, end - *at - 2), number)) return -1;
+  *at = end + 1;
+  return 1;
+}
+
+std::string Bulk(absl::string_view bytes) {
+  return absl::StrCat("$", bytes.size(), "\r\n", bytes, "\r\n");
+}
+std::string Integer(int64_t value) { return absl::StrCat(":", value, "\r\n"); }
+std::string Null(bool resp3) { return resp3 ? "_\r\n" : "$-1\r\n"; }
+std::string ErrorLine(absl::string_view line) { return absl::StrCat("-", line, "\r\n"); }
+
+// Where the keys of a data command are, and whether it writes. keys_step 0: it is none.
+struct CommandShape {
+  absl::string_view name;
+  bool write;
+  int first_key;
+  int keys_step;  // 0: one key
+  bool all;       // keys up to the last argument
+};
+constexpr CommandShape kShapes[] = {
+    {"GET", false, 1, 0, false},      {"SET", true, 1, 0, false},    {"APPEND", true, 1, 0, false},
+    {"GETRANGE", false, 1, 0, false}, {"INCR", true, 1, 0, false},   {"INCRBY", true, 1, 0, false},
+    {"EXPIRE", true, 1, 0, false},    {"LPUSH", true, 1, 0, false},  {"RPUSH", true, 1, 0, false},
+    {"LPOP", true, 1, 0, false},      {"RPOP", true, 1, 0, false},   {"LRANGE", false, 1, 0, false},
+    {"STRLEN", false, 1, 0, false},   {"EVAL", true, 3, 0, false},   {"DEL", true, 1, 1, true},
+    {"UNLINK", true, 1, 1, true},     {"EXISTS", false, 1, 1, true}, {"MGET", false, 1, 1, true},
+    {"MSET", true, 1, 2, true},       {"TOUCH", false, 1, 1, true},
+};
+
+const CommandShape* FindShape(absl::string_view name) {
+  for (const CommandShape& shape : kShapes) {
+    if (shape.name == name) return &shape;
+  }
+  return nullptr;
+}
+
+uint64_t IdOf(absl::string_view name, absl::Span<const absl::string_view> args) {
+  if (args.size() < 3) return 0;
+  if (name == "SET" || name == "APPEND" || name == "LPUSH" || name == "RPUSH" || name == "INCRBY" ||
+      name == "MSET") {
+    return LeadingId(args[2]);
+  }
+  if (name == "EXPIRE") return LeadingId(args[2].substr(1));
+  if (name == "GETRANGE" && args.size() > 3) {
+    return static_cast<uint64_t>(std::max<int64_t>(0, ToInt(args[3]) - kRangeEnd));
+  }
+  if (name == "EVAL" && args.size() > 4) return LeadingId(args[4]);
+  return 0;
+}
+
+}  // namespace
+
+// --- KeyTable
+
+uint32_t KeyTable::Intern(absl::string_view name) {
+  const auto it = numbers_.find(name);
+  if (it != numbers_.end()) return it->second;
+  const uint32_t number = static_cast<uint32_t>(keys_.size());
+  keys_.push_back({std::string(name), cluster::SlotOf(name)});
+  numbers_[keys_.back().name] = number;
+  by_slot_[keys_.back().slot].push_back(number);
+  return number;
+}
+
+// --- FakeNode
+
+struct FakeNode::Connection final : Stream::Observer {
+  FakeNode* node;
+  Stream* stream;  // null: closed
+  uint64_t client_id;
+  std::string name;
+  bool resp3 = false;
+  bool readonly = false;
+  bool asking = false;
+  bool authenticated = false;
+  bool ready = false;     // on the node's list
+  bool had_data = false;  // a data command has come
+  ByteQueue input;
+  ByteQueue output;
+
+  void OnStream(Stream*) override { node->Ready(this); }
+};
+
+FakeNode::FakeNode(FakeCluster* cluster, int number, const io::Endpoint& address)
+    : cluster_(cluster),
+      net_(cluster->net_),
+      number_(number),
+      id_(absl::StrFormat("%08x%08x%08x%08x%08x", 0x9e3779b1u * static_cast<uint32_t>(number + 1),
+                          0x85ebca6bu, 0xc2b2ae35u, 0x27d4eb2fu, static_cast<uint32_t>(number))),
+      address_(address),
+      turn_(net_->alarms(), &FakeNode::TurnFired, this),
+      gossip_(net_->alarms(), &FakeNode::GossipFired, this) {}
+
+FakeNode::~FakeNode() { Kill(); }
+
+void FakeNode::Start(const io::Endpoint& address) {
+  address_ = address;
+  auto listener = net_->Listen(address, 128, this);
+  ABSL_ASSERT(listener.ok());
+  listener_ = std::move(*listener);
+  gossip_.SetNoLaterThan(net_->now() + cluster_->options_.gossip_max);
+}
+
+void FakeNode::Kill() {
+  if (listener_ == nullptr) return;
+  net_->Trace("kill", static_cast<uint64_t>(number_));
+  listener_.reset();
+  DropConnections();
+  Purge();
+  turn_.Stop();
+  gossip_.Stop();
+  hung_ = false;
+}
+
+void FakeNode::DropConnections() {
+  for (const std::unique_ptr<Connection>& connection : connections_) {
+    if (connection->stream != nullptr) Close(connection.get(), true);
+  }
+}
+
+void FakeNode::SetHung(bool hung) {
+  net_->Trace(hung ? "hang" : "resume", static_cast<uint64_t>(number_));
+  hung_ = hung;
+  if (hung || !alive()) {
+    turn_.Stop();
+    return;
+  }
+  turn_.SetNoLaterThan(net_->now());
+  gossip_.SetNoLaterThan(net_->now() + net_->random()->Between(cluster_->options_.gossip_min,
+                                                               cluster_->options_.gossip_max));
+}
+
+void FakeNode::HoldReplies(bool hold) {
+  hold_replies_ = hold;
+  if (hold) return;
+  for (const std::unique_ptr<Connection>& connection : connections_) Flush(connection.get());
+}
+
+void FakeNode::AnswerNext(absl::string_view command, std::string reply) {
+  answers_.emplace_back(std::string(command), std::move(reply));
+}
+
+void FakeNode::SendUnasked(absl::string_view bytes) {
+  for (const std::unique_ptr<Connection>& connection : connections_) {
+    if (connection->stream == nullptr || !connection->had_data) continue;
+    connection->output.Append(bytes.data(), bytes.size());
+    Flush(connection.get());
+  }
+}
+
+uint64_t FakeNode::commands(absl::string_view name) const {
+  const auto it = seen_.find(name);
+  return it == seen_.end() ? 0 : it->second;
+}
+
+const Value* FakeNode::Find(uint32_t key) const {
+  return key < data_.size() ? data_[key].get() : nullptr;
+}
+
+// --- its turns
+
+void FakeNode::OnAcceptable(Listener*) {
+  if (!hung_) turn_.SetNoLaterThan(net_->now() + service_min_);
+}
+
+void FakeNode::Ready(Connection* connection) {
+  if (connection->ready || connection->stream == nullptr) return;
+  connection->ready = true;
+  ready_.push_back(connection);
+  if (!hung_) turn_.SetNoLaterThan(net_->now() + service_min_);
+}
+
+void FakeNode::Turn() {
+  if (hung_) return;
+  while (Stream* stream = listener_ != nullptr ? listener_->Accept() : nullptr) {
+    auto connection = std::make_unique<Connection>();
+    connection->node = this;
+    connection->stream = stream;
+    connection->client_id = ++last_client_id_;
+    stream->set_observer(connection.get());
+    Ready(connection.get());
+    connections_.push_back(std::move(connection));
+  }
+  ApplyEffects(false);
+  const bool slow = service_min_ >= kSlowService;
+  size_t commands_left = slow ? 1 : kCommandsPerTurn;
+  const size_t commands_at_first = commands_left;
+  std::vector<Connection*> batch;
+  batch.swap(ready_);
+  for (Connection* connection : batch) connection->ready = false;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    std::swap(batch[i], batch[i + net_->random()->Below(batch.size() - i)]);
+    if (commands_left == 0) {
+      Ready(batch[i]);
+    } else if (batch[i]->stream != nullptr) {
+      ReadFrom(batch[i], &commands_left);
+    }
+  }
+  Purge();
+  Nanos busy = 0;
+  for (size_t i = commands_left; i < commands_at_first; ++i) {
+    busy += net_->random()->Between(service_min_, service_max_);
+    if (!slow && i > commands_left + 4) break;
+  }
+  turn_.Stop();
+  const bool more = !ready_.empty() || (listener_ != nullptr && listener_->can_accept());
+  if (more && !hung_ && alive()) turn_.Set(net_->now() + std::max(busy, service_min_));
+}
+
+void FakeNode::ReadFrom(Connection* connection, size_t* commands_left) {
+  Flush(connection);
+  Stream* stream = connection->stream;
+  if (stream == nullptr) return;
+  const absl::string_view arrived = stream->arrived().substr(0, kReadBytes);
+  if (!arrived.empty()) {
+    connection->input.Append(arrived.data(), arrived.size());
+    stream->Consume(arrived.size());
+  }
+  Args args;
+  size_t at = 0;  // consumed of the input
+  while (*commands_left > 0 && connection->stream != nullptr) {
+    size_t used = 0;
+    args.clear();
+    if (!ParseCommand(connection->input.view().substr(at), &used, &args)) {
+      net_->Fail(absl::StrCat("node ", number_, " got bytes that are no command: ",
+                              absl::CHexEscape(connection->input.view().substr(at, 64))));
+      return Close(connection, true);
+    }
+    if (used == 0) break;
+    at += used;
+    --*commands_left;
+    if (!args.empty()) Execute(connection, args);
+  }
+  if (connection->stream == nullptr) return;
+  connection->input.Consume(at);
+  Flush(connection);
+  if (connection->stream == nullptr) return;
+  if (*commands_left == 0 || !stream->arrived().empty()) return Ready(connection);
+  if (stream->ended()) Close(connection, false);
+}
+
+// False: not a request array. *used 0: not complete.
+bool FakeNode::ParseCommand(absl::string_view input, size_t* used, Args* args) {
+  size_t at = 0;
+  int64_t count = 0;
+  int taken = TakeNumber(input, '*', &at, &count);
+  for (; taken == 1 && count > 0; --count) {
+    int64_t length = 0;
+    taken = TakeNumber(input, '$', &at, &length);
+    if (taken != 1) break;
+    if (input.size() < at + static_cast<size_t>(length) + 2) return true;
+    args->push_back(input.substr(at, static_cast<size_t>(length)));
+    at += static_cast<size_t>(length);
+    if (input[at] != '\r' || input[at + 1] != '\n') return false;
+    at += 2;
+  }
+  if (taken == 1) *used = at;
+  return taken >= 0;
+}
+
+// --- commands
+
+void FakeNode::Execute(Connection* connection, const Args& args) {
+  char upper[32];
+  const size_t length = std::min(args[0].size(), sizeof(upper));
+  for (size_t i = 0; i < length; ++i) upper[i] = absl::ascii_toupper(args[0][i]);
+  const absl::string_view name(upper, length);
+  if (!answers_.empty() && answers_.front().first == name) {
+    const std::string reply = std::move(answers_.front().second);
+    answers_.pop_front();
+    connection->asking = false;
+    return Reply(connection, reply);
+  }
+  if (!cluster_->options_.password.empty() && !connection->authenticated && name != "AUTH") {
+    return Reply(connection, ErrorLine("NOAUTH Authentication required."));
+  }
+  if (FindShape(name) != nullptr) return ExecuteOnData(connection, name, args);
+  std::string full(name);
+  if ((name == "CLUSTER" || name == "CLIENT") && args.size() > 1) {
+    absl::StrAppend(&full, " ", absl::AsciiStrToUpper(std::string(args[1])));
+  }
+  ++seen_[full];
+  if (cluster_->options_.journals && name == "ASKING") journal_.push_back("ASKING");
+  ExecuteOnConnection(connection, full, args);
+}
+
+void FakeNode::ExecuteOnConnection(Connection* connection, absl::string_view name,
+                                   const Args& args) {
+  if (name == "PING") return Reply(connection, "+PONG\r\n");
+  if (name == "ASKING") {
+    connection->asking = true;
+    return Reply(connection, "+OK\r\n");
+  }
+  if (name == "READONLY" || name == "READWRITE") {
+    connection->readonly = name == "READONLY";
+    return Reply(connection, "+OK\r\n");
+  }
+  if (name == "AUTH") {
+    connection->authenticated = args.back() == cluster_->options_.password;
+    return Reply(connection, connection->authenticated
+                                 ? "+OK\r\n"
+                                 : "-WRONGPASS invalid username-password pair or user is "
+                                   "disabled.\r\n");
+  }
+  if (name == "HELLO") {
+    connection->resp3 = args.size() > 1 && args[1] == "3";
+    std::string reply;
+    resp::Encoder encoder(connection->resp3 ? resp::Protocol::kResp3 : resp::Protocol::kResp2,
+                          &reply);
+    encoder.Map(2);
+    encoder.Bulk("server");
+    encoder.Bulk(cluster_->options_.valkey ? "valkey" : "redis");
+    encoder.Bulk("proto");
+    encoder.Integer(connection->resp3 ? 3 : 2);
+    return Reply(connection, reply);
+  }
+  if (name == "CLIENT SETNAME") {
+    connection->name = std::string(args[2]);
+    return Reply(connection, "+OK\r\n");
+  }
+  if (name == "CLIENT ID") {
+    return Reply(connection, Integer(static_cast<int64_t>(connection->client_id)));
+  }
+  if (name == "CLIENT LIST" || name == "CLIENT KILL") {
+    const uint64_t wanted = LeadingId(args.back());
+    Connection* found = nullptr;
+    for (const std::unique_ptr<Connection>& other : connections_) {
+      if (other->stream != nullptr && other->client_id == wanted) found = other.get();
+    }
+    if (name == "CLIENT LIST") {
+      const std::string line =
+          found == nullptr
+              ? ""
+              : absl::StrCat("id=", found->client_id, " addr=10.9.9.9:1 laddr=", HostPort(),
+                             " fd=8 name=", found->name, " age=1\n");
+      return Reply(connection, Bulk(line));
+    }
+    if (found != nullptr) Close(found, false);
+    if (found == connection) return;
+    return Reply(connection, Integer(found != nullptr ? 1 : 0));
+  }
+  if (name == "CLUSTER MYID") return Reply(connection, Bulk(id_));
+  if (name == "CLUSTER NODES") {
+    const std::string text = NodesText();
+    return Reply(connection, connection->resp3
+                                 ? absl::StrCat("=", text.size() + 4, "\r\ntxt:", text, "\r\n")
+                                 : Bulk(text));
+  }
+  if (name == "INFO") {
+    std::string text = "# Server\r\nredis_version:7.2.4\r\n";
+    if (cluster_->options_.valkey) absl::StrAppend(&text, "valkey_version:8.0.1\r\n");
+    absl::StrAppend(&text, "redis_mode:cluster\r\nmaxmemory_policy:noeviction\r\n");
+    return Reply(connection, Bulk(text));
+  }
+  if (name == "COMMAND") return Reply(connection, "*0\r\n");
+  net_->Fail(absl::StrCat("node ", number_, " got a command that it does not expect: ", name));
+  Reply(connection, ErrorLine(absl::StrCat("ERR unknown command '", args[0], "'")));
+}
+
+void FakeNode::ExecuteOnData(Connection* connection, absl::string_view name, const Args& args) {
+  connection->had_data = true;
+  const CommandShape* shape = FindShape(name);
+  absl::InlinedVector<uint32_t, 4> keys;
+  for (size_t i = static_cast<size_t>(shape->first_key); i < args.size();
+       i += static_cast<size_t>(std::max(1, shape->keys_step))) {
+    keys.push_back(cluster_->keys_.Intern(args[i]));
+    if (!shape->all) break;
+  }
+  if (keys.empty()) {
+    return Reply(connection,
+                 ErrorLine(absl::StrCat("ERR wrong number of arguments for '",
+                                        absl::AsciiStrToLower(std::string(name)), "' command")));
+  }
+  const uint64_t id = IdOf(name, args);
+  const std::string refusal = Refusal(connection, shape->write, keys);
+  const bool asked = std::exchange(connection->asking, false);
+  if (cluster_->options_.journals) {
+    journal_.push_back(
+        absl::StrCat(refusal.empty() ? "" : "!", name, " ", cluster_->keys_.name(keys[0])));
+  }
+  if (!refusal.empty()) {
+    net_->Trace("refuses", static_cast<uint64_t>(number_), id);
+    cluster_->observer_->OnRefused(number_, id, refusal);
+    return Reply(connection, ErrorLine(refusal));
+  }
+  net_->Trace("runs", static_cast<uint64_t>(number_), id != 0 ? id : keys[0]);
+  bool wrote = false;
+  scratch_ = Run(name, args, keys, connection->resp3, &wrote);
+  Execution execution;
+  execution.node = number_;
+  execution.id = id;
+  execution.write = shape->write;
+  execution.asked = asked;
+  execution.connection = connection->client_id;
+  execution.command = name;
+  execution.reply = scratch_;
+  for (const uint32_t key : keys) {
+    const cluster::Slot slot = cluster_->keys_.slot(key);
+    execution.key = key;
+    execution.authoritative =
+        cluster_->truth_->owner[slot] == number_ || cluster_->MigrationTarget(slot) == number_;
+    // Of a replica's reads: as far as it has followed.
+    if (!IsPrimary()) execution.authoritative = true;
+    cluster_->observer_->OnExecuted(execution);
+    if (!execution.authoritative && shape->write) cluster_->observer_->OnLost(id, key);
+  }
+  Reply(connection, scratch_);
+}
+
+std::string FakeNode::Refusal(Connection* connection, bool write, absl::Span<const uint32_t> keys) {
+  const cluster::Slot slot = cluster_->keys_.slot(keys[0]);
+  size_t there = 0;
+  for (const uint32_t key : keys) {
+    if (cluster_->keys_.slot(key) != slot) {
+      return "CROSSSLOT Keys in request don't hash to the same slot";
+    }
+    if (Find(key) != nullptr) ++there;
+  }
+  const bool missing = there < keys.size();
+  const int owner = view_->owner[slot];
+  if (owner < 0) return std::string(kNotServed);
+  if (cluster_down_) return std::string(kDown);
+  const auto migrating = migrating_.find(slot);
+  const bool importing = importing_.count(slot) != 0;
+  if (owner == number_) {
+    if (migrating != migrating_.end() && missing) {
+      if (there > 0) return std::string(kTryAgain);
+      return absl::StrCat("ASK ", slot, " ", cluster_->node(migrating->second)->HostPort());
+    }
+  } else if (importing && connection->asking) {
+    if (keys.size() > 1 && missing) return std::string(kTryAgain);
+  } else {
+    const bool replica_read =
+        connection->readonly && !write && view_->peers[number_].primary == owner;
+    if (!replica_read) {
+      return absl::StrCat("MOVED ", slot, " ", view_->peers[owner].address.ToString());
+    }
+    if (primary_down_) return std::string(kPrimaryDown);
+  }
+  if (loading_) return std::string(kLoading);
+  return "";
+}
+
+std::string FakeNode::Run(absl::string_view name, const Args& args, absl::Span<const uint32_t> keys,
+                          bool resp3, bool* wrote) {
+  const uint32_t key = keys[0];
+  const uint64_t id = IdOf(name, args);
+  const Value* value = Find(key);
+  const auto text_of = [&](uint32_t k) -> std::string {
+    const Value* found = Find(k);
+    return found == nullptr || found->is_list ? Null(resp3) : Bulk(found->text);
+  };
+  const auto set = [&](uint32_t k, absl::string_view text) {
+    auto next = std::make_unique<Value>();
+    next->text.assign(text.data(), text.size());
+    Write(k, id, std::move(next));
+    *wrote = true;
+  };
+  const bool list_command =
+      name == "LPUSH" || name == "RPUSH" || name == "LPOP" || name == "RPOP" || name == "LRANGE";
+  const bool any_type = name == "SET" || name == "DEL" || name == "UNLINK" || name == "EXISTS" ||
+                        name == "EXPIRE" || name == "MGET" || name == "MSET" || name == "TOUCH" ||
+                        name == "EVAL";
+  if (value != nullptr && value->is_list != list_command && !any_type) {
+    return ErrorLine(kWrongType);
+  }
+  if (name == "GET") return text_of(key);
+  if (name == "SET") {
+    set(key, args[2]);
+    return "+OK\r\n";
+  }
+  if (name == "STRLEN") return Integer(value == nullptr ? 0 : value->text.size());
+  if (name == "GETRANGE") return Bulk(value == nullptr ? "" : value->text);
+  if (name == "APPEND") {
+    const std::string text = absl::StrCat(value == nullptr ? "" : value->text, args[2]);
+    set(key, text);
+    return Integer(static_cast<int64_t>(text.size()));
+  }
+  if (name == "INCR" || name == "INCRBY") {
+    const int64_t sum =
+        (value == nullptr ? 0 : ToInt(value->text)) + (name == "INCR" ? 1 : ToInt(args[2]));
+    set(key, absl::StrCat(sum));
+    return Integer(sum);
+  }
+  if (name == "EXPIRE") {
+    if (value == nullptr) return Integer(0);
+    if (ToInt(args[2]) < 0) Write(key, id, nullptr);
+    *wrote = true;
+    return Integer(1);
+  }
+  if (name == "EVAL") {
+    // Scripts: "set", "get", or "fail <error>" after a set.
+    if (args[1] == "get") return text_of(key);
+    set(key, args[4]);
+    absl::string_view script = args[1];
+    if (absl::ConsumePrefix(&script, "fail ")) return ErrorLine(script);
+    return "+OK\r\n";
+  }
+  if (name == "LPUSH" || name == "RPUSH") {
+    auto next = value == nullptr ? std::make_unique<Value>() : std::make_unique<Value>(*value);
+    next->is_list = true;
+    const std::string element(args[2]);
+    if (name == "LPUSH") {
+      next->list.push_front(element);
+    } else {
+      next->list.push_back(element);
+    }
+    const int64_t length = static_cast<int64_t>(next->list.size());
+    Write(key, id, std::move(next));
+    *wrote = true;
+    return Integer(length);
+  }
+  if (name == "LPOP" || name == "RPOP") {
+    if (value == nullptr) return Null(resp3);
+    auto next = std::make_unique<Value>(*value);
+    const std::string element = name == "LPOP" ? next->list.front() : next->list.back();
+    if (name == "LPOP") {
+      next->list.pop_front();
+    } else {
+      next->list.pop_back();
+    }
+    if (next->list.empty()) next = nullptr;
+    Write(key, 0, std::move(next));
+    *wrote = true;
+    return Bulk(element);
+  }
+  if (name == "LRANGE") {
+    std::string reply = absl::StrCat("*", value == nullptr ? 0 : value->list.size(), "\r\n");
+    if (value != nullptr) {
+      for (const std::string& element : value->list) absl::StrAppend(&reply, Bulk(element));
+    }
+    return reply;
+  }
+  if (name == "MGET") {
+    std::string reply = absl::StrCat("*", keys.size(), "\r\n");
+    for (const uint32_t k : keys) absl::StrAppend(&reply, text_of(k));
+    return reply;
+  }
+  if (name == "MSET") {
+    for (size_t i = 0; i < keys.size(); ++i) set(keys[i], args[2 + 2 * i]);
+    return "+OK\r\n";
+  }
+  int64_t count = 0;  // DEL, UNLINK, EXISTS, TOUCH
+  for (const uint32_t k : keys) {
+    if (Find(k) == nullptr) continue;
+    ++count;
+    if (name == "DEL" || name == "UNLINK") Write(k, 0, nullptr);
+  }
+  *wrote = count > 0;
+  return Integer(count);
+}
+
+std::string FakeNode::NodesText() {
+  if (text_view_ != view_) {
+    text_view_ = view_;
+    text_.clear();
+    const ClusterView& view = *view_;
+    std::vector<std::string> ranges(view.peers.size());
+    for (int slot = 0; slot < cluster::kSlotCount;) {
+      const int owner = view.owner[slot];
+      const int begin = slot;
+      while (slot < cluster::kSlotCount && view.owner[slot] == owner) ++slot;
+      if (owner < 0) continue;
+      absl::StrAppend(&ranges[owner], " ", begin);
+      if (slot - 1 > begin) absl::StrAppend(&ranges[owner], "-", slot - 1);
+    }
+    for (size_t i = 0; i < view.peers.size(); ++i) {
+      const ClusterView::Peer& peer = view.peers[i];
+      if (peer.gone) continue;
+      const bool me = static_cast<int>(i) == number_;
+      const int of = peer.primary >= 0 ? peer.primary : static_cast<int>(i);
+      absl::StrAppend(&text_, cluster_->node(static_cast<int>(i))->id(), " ",
+                      (me ? address_ : peer.address).ToString(), "@", peer.address.port() + 10000,
+                      " ", me ? "myself," : "", peer.primary < 0 ? "master" : "slave",
+                      peer.failed && !me ? ",fail" : "", " ",
+                      peer.primary < 0 ? "-" : cluster_->node(peer.primary)->id(), " 0 0 ",
+                      view.peers[of].epoch, " connected", ranges[i], me ? "\t" : "", "\n");
+    }
+  }
+  std::string marks;
+  for (const auto& [slot, to] : migrating_) {
+    absl::StrAppend(&marks, " [", slot, "->-", cluster_->node(to)->id(), "]");
+  }
+  for (const auto& [slot, from] : importing_) {
+    absl::StrAppend(&marks, " [", slot, "-<-", cluster_->node(from)->id(), "]");
+  }
+  std::string text = text_;
+  text.replace(text.find('\t'), 1, marks);
+  return text;
+}
+
+// --- data
+
+void FakeNode::Write(uint32_t key, uint64_t id, std::unique_ptr<Value> value) {
+  if (data_.size() <= key) data_.resize(cluster_->keys_.size());
+  cluster_->Replicate(number_, key, id, value.get());
+  data_[key] = std::move(value);
+}
+
+void FakeNode::ApplyEffects(bool all) {
+  while (!effects_.empty() && (all || effects_.front().due <= net_->now())) {
+    Effect& effect = effects_.front();
+    if (data_.size() <= effect.key) data_.resize(effect.key + 1);
+    data_[effect.key] = std::move(effect.value);
+    effects_.pop_front();
+  }
+}
+
+void FakeNode::AdoptView(std::shared_ptr<const ClusterView> view) {
+  if (view == view_) return;
+  const int before = view_ == nullptr ? -2 : view_->peers[number_].primary;
+  view_ = std::move(view);
+  const int now = view_->peers[number_].primary;
+  for (auto it = migrating_.begin(); it != migrating_.end();) {
+    it = view_->owner[it->first] == number_ ? std::next(it) : migrating_.erase(it);
+  }
+  for (auto it = importing_.begin(); it != importing_.end();) {
+    it = view_->owner[it->first] != number_ ? std::next(it) : importing_.erase(it);
+  }
+  if (now >= 0 && now != before && before != -2) {
+    effects_.clear();
+    cluster_->CopyData(now, number_);
+  }
+  net_->Trace("learns", static_cast<uint64_t>(number_));
+}
+
+void FakeNode::GossipFired(void* self) {
+  FakeNode* node = static_cast<FakeNode*>(self);
+  if (!node->hung_ && node->alive()) node->AdoptView(node->cluster_->truth_);
+}
+
+// --- bytes
+
+void FakeNode::Reply(Connection* connection, absl::string_view bytes) {
+  if (connection->stream == nullptr) return;
+  if (net_->random()->Chance(garble_)) {
+    static constexpr absl::string_view kGarbage[] = {
+        "?what\r\n",        "$-2\r\n",  "$3\r\nabcd\r\n",
+        "*99999999999\r\n", ":12a\r\n", ">2\r\n$3\r\nfoo\r\n$3\r\nbar\r\n"};
+    const uint64_t kind = net_->random()->Below(std::size(kGarbage) + 1);
+    if (kind < std::size(kGarbage)) {
+      bytes = kGarbage[kind];
+    } else {
+      cut_after_ = 1 + net_->random()->Below(bytes.size());
+    }
+  }
+  if (cut_after_ > 0) {
+    bytes = bytes.substr(0, std::exchange(cut_after_, 0));
+    connection->output.Append(bytes.data(), bytes.size());
+    Flush(connection);
+    if (connection->stream != nullptr) Close(connection, false);
+    return;
+  }
+  connection->output.Append(bytes.data(), bytes.size());
+}
+
+void FakeNode::Flush(Connection* connection) {
+  if (connection->stream == nullptr || hold_replies_) return;
+  while (!connection->output.empty()) {
+    const absl::string_view bytes = connection->output.view();
+    const ssize_t n = connection->stream->Write(bytes.data(), bytes.size());
+    if (n == -EAGAIN) return;
+    if (n < 0) return Close(connection, false);
+    connection->output.Consume(static_cast<size_t>(n));
+  }
+}
+
+// It stays in the table until the end of the turn.
+void FakeNode::Close(Connection* connection, bool reset) {
+  Stream* stream = std::exchange(connection->stream, nullptr);
+  if (reset) {
+    stream->Abort();
+  } else {
+    stream->Close();
+  }
+}
+
+void FakeNode::Purge() {
+  const auto gone = [](const auto& connection) { return connection->stream == nullptr; };
+  if (std::none_of(connections_.begin(), connections_.end(), gone)) return;
+  ready_.erase(std::remove_if(ready_.begin(), ready_.end(), gone), ready_.end());
+  connections_.erase(std::remove_if(connections_.begin(), connections_.end(), gone),
+                     connections_.end());
+}
+
+// --- FakeCluster
+
+FakeCluster::FakeCluster(SimNet* net, const Options& options, ExecutionObserver* observer)
+    : net_(net), options_(options), observer_(observer) {
+  auto truth = std::make_shared<ClusterView>();
+  const int shards = options.primaries;
+  for (int i = 0; i < shards * (1 + options.replicas); ++i) {
+    nodes_.push_back(std::make_unique<FakeNode>(this, i, NewAddress()));
+    ClusterView::Peer& peer = truth->peers.emplace_back();
+    peer.address = nodes_.back()->address();
+    peer.primary = i < shards ? -1 : i % shards;
+    peer.epoch = i < shards ? ++last_epoch_ : 0;
+  }
+  for (int slot = 0; slot < cluster::kSlotCount; ++slot) {
+    truth->owner[slot] = static_cast<int16_t>(slot * shards / cluster::kSlotCount);
+  }
+  truth_ = truth;
+  for (const auto& node : nodes_) {
+    node->AdoptView(truth_);
+    node->Start(node->address());
+  }
+}
+
+FakeCluster::~FakeCluster() = default;
+
+io::Endpoint FakeCluster::NewAddress() {
+  ++last_address_;
+  return *io::Endpoint::FromIp(
+      absl::StrCat("10.0.", last_address_ / 250, ".", 1 + last_address_ % 250),
+      static_cast<uint16_t>(kPort + last_address_));
+}
+
+std::vector<int> FakeCluster::ReplicasOf(int primary) const {
+  std::vector<int> replicas;
+  for (int i = 0; i < size(); ++i) {
+    if (truth_->peers[i].primary == primary && !truth_->peers[i].gone) replicas.push_back(i);
+  }
+  return replicas;
+}
+
+std::vector<int> FakeCluster::Primaries() const {
+  std::vector<int> primaries;
+  for (int i = 0; i < size(); ++i) {
+    if (truth_->peers[i].primary < 0 && !truth_->peers[i].gone) primaries.push_back(i);
+  }
+  return primaries;
+}
+
+void FakeCluster::SetTruth(std::shared_ptr<ClusterView> truth, absl::Span<const int> told) {
+  truth_ = std::move(truth);
+  for (const int number : told) node(number)->AdoptView(truth_);
+  for (const auto& each : nodes_) {
+    if (each->view_ == truth_) continue;
+    each->gossip_.Set(net_->now() +
+                      net_->random()->Between(options_.gossip_min, options_.gossip_max));
+  }
+}
+
+void FakeCluster::Replicate(int primary, uint32_t key, uint64_t id, const Value* value) {
+  for (int i = 0; i < size(); ++i) {
+    if (truth_->peers[i].primary != primary) continue;
+    FakeNode* replica = node(i);
+    // The replica may follow another primary until it has heard.
+    if (replica->view_->peers[i].primary != primary) continue;
+    FakeNode::Effect effect;
+    effect.key = key;
+    effect.id = id;
+    effect.due =
+        net_->now() + net_->random()->Between(options_.replication_min, options_.replication_max);
+    if (!replica->effects_.empty()) {
+      effect.due = std::max(effect.due, replica->effects_.back().due);
+    }
+    if (value != nullptr) effect.value = std::make_unique<Value>(*value);
+    replica->effects_.push_back(std::move(effect));
+    if (replica->effects_.size() > 1000) replica->ApplyEffects(false);
+  }
+}
+
+void FakeCluster::CopyData(int from, int to) {
+  node(from)->ApplyEffects(node(from)->IsPrimary());
+  const auto& source = node(from)->data_;
+  auto& target = node(to)->data_;
+  target.clear();
+  target.resize(source.size());
+  for (size_t i = 0; i < source.size(); ++i) {
+    if (source[i] != nullptr) target[i] = std::make_unique<Value>(*source[i]);
+  }
+}
+
+// --- migration
+
+bool FakeCluster::IsMigrating(cluster::Slot slot) const { return migrations_.count(slot) != 0; }
+
+int FakeCluster::MigrationTarget(cluster::Slot slot) const {
+  if (migrations_.empty()) return -1;
+  const auto it = migrations_.find(slot);
+  return it == migrations_.end() ? -1 : it->second.second;
+}
+
+void FakeCluster::BeginMigration(cluster::Slot slot, int to) {
+  const int from = truth_->owner[slot];
+  if (from < 0 || from == to || IsMigrating(slot)) return;
+  net_->Trace("migrate", slot, static_cast<uint64_t>(to));
+  migrations_[slot] = {from, to};
+  node(from)->migrating_[slot] = to;
+  node(to)->importing_[slot] = from;
+}
+
+void FakeCluster::MigrateKey(uint32_t key) {
+  const auto it = migrations_.find(keys_.slot(key));
+  if (it == migrations_.end()) return;
+  FakeNode* from = node(it->second.first);
+  FakeNode* to = node(it->second.second);
+  if (from->Find(key) == nullptr) return;
+  net_->Trace("move", key);
+  auto value = std::move(from->data_[key]);
+  from->Write(key, 0, nullptr);
+  to->Write(key, 0, std::move(value));
+}
+
+void FakeCluster::MigrateAllKeys(cluster::Slot slot) {
+  for (const uint32_t key : keys_.keys_of(slot)) MigrateKey(key);
+}
+
+void FakeCluster::EndMigration(cluster::Slot slot, bool source_first) {
+  const auto it = migrations_.find(slot);
+  if (it == migrations_.end()) return;
+  MigrateAllKeys(slot);
+  const auto [from, to] = it->second;
+  migrations_.erase(it);
+  net_->Trace("migrated", slot);
+  auto truth = CopyTruth();
+  truth->owner[slot] = static_cast<int16_t>(to);
+  truth->peers[to].epoch = ++last_epoch_;
+  SetTruth(std::move(truth), {source_first ? from : to});
+}
+
+void FakeCluster::MoveSlots(absl::Span<const cluster::Slot> slots, int to) {
+  auto truth = CopyTruth();
+  std::vector<int> told = {to};
+  for (const cluster::Slot slot : slots) {
+    const int from = truth_->owner[slot];
+    if (from < 0 || from == to || IsMigrating(slot)) continue;
+    for (const uint32_t key : keys_.keys_of(slot)) {
+      if (node(from)->Find(key) == nullptr) continue;
+      auto value = std::move(node(from)->data_[key]);
+      node(from)->Write(key, 0, nullptr);
+      node(to)->Write(key, 0, std::move(value));
+    }
+    truth->owner[slot] = static_cast<int16_t>(to);
+    if (std::find(told.begin(), told.end(), from) == told.end()) told.push_back(from);
+  }
+  truth->peers[to].epoch = ++last_epoch_;
+  net_->Trace("atomic", slots.size(), static_cast<uint64_t>(to));
+  SetTruth(std::move(truth), told);
+}
+
+// --- failover
+
+void FakeCluster::FailOver(int replica, bool lose) {
+  const int old = truth_->peers[replica].primary;
+  if (old < 0) return;
+  net_->Trace("failover", static_cast<uint64_t>(replica), lose ? 1 : 0);
+  FakeNode* promoted = node(replica);
+  promoted->ApplyEffects(!lose);
+  for (const FakeNode::Effect& effect : promoted->effects_) {
+    observer_->OnLost(effect.id, effect.key);
+  }
+  promoted->effects_.clear();
+  auto truth = CopyTruth();
+  truth->peers[replica].primary = -1;
+  truth->peers[replica].epoch = ++last_epoch_;
+  truth->peers[replica].failed = false;
+  for (ClusterView::Peer& peer : truth->peers) {
+    if (peer.primary == old) peer.primary = replica;
+  }
+  truth->peers[old].primary = replica;
+  for (int16_t& owner : truth->owner) {
+    if (owner == old) owner = static_cast<int16_t>(replica);
+  }
+  // Valkey 8 replicates the marks of moving slots.
+  for (auto& [slot, ends] : migrations_) {
+    if (ends.first == old) {
+      ends.first = replica;
+      promoted->migrating_[slot] = ends.second;
+      node(ends.second)->importing_[slot] = replica;
+    }
+    if (ends.second == old) {
+      ends.second = replica;
+      promoted->importing_[slot] = ends.first;
+      node(ends.first)->migrating_[slot] = replica;
+      node(old)->importing_.erase(slot);
+    }
+  }
+  SetTruth(std::move(truth), {replica});
+  // The other replicas hear of it from the new primary, which is what they copy.
+  for (int i = 0; i < size(); ++i) {
+    if (i != old && truth_->peers[i].primary == replica) node(i)->AdoptView(truth_);
+  }
+}
+
+void FakeCluster::SwitchOver(int replica) {
+  const int old = truth_->peers[replica].primary;
+  if (old < 0) return;
+  FailOver(replica, false);
+  node(old)->AdoptView(truth_);
+}
+
+void FakeCluster::MarkFailed(int number, bool failed) {
+  auto truth = CopyTruth();
+  truth->peers[number].failed = failed;
+  SetTruth(std::move(truth), {});
+}
+
+void FakeCluster::Uncover(cluster::Slot slot) {
+  auto truth = CopyTruth();
+  truth->owner[slot] = -1;
+  SetTruth(std::move(truth), {});
+  SpreadNews();
+}
+
+void FakeCluster::Forget(int number) {
+  auto truth = CopyTruth();
+  truth->peers[number].gone = true;
+  SetTruth(std::move(truth), {});
+}
+
+int FakeCluster::AddNode() {
+  const int number = size();
+  nodes_.push_back(std::make_unique<FakeNode>(this, number, NewAddress()));
+  auto truth = CopyTruth();
+  ClusterView::Peer& peer = truth->peers.emplace_back();
+  peer.address = nodes_.back()->address();
+  peer.epoch = ++last_epoch_;
+  nodes_.back()->view_ = truth;
+  SetTruth(std::move(truth), {});
+  node(number)->Start(node(number)->address());
+  return number;
+}
+
+void FakeCluster::SpreadNews() {
+  for (const auto& each : nodes_) {
+    if (each->alive() && !each->hung()) each->AdoptView(truth_);
+  }
+}
+
+bool FakeCluster::AnyoneBehind() const {
+  return std::any_of(nodes_.begin(), nodes_.end(), [this](const auto& each) {
+    return each->alive() && !each->hung() && each->view_ != truth_;
+  });
+}
+
+void FakeCluster::Heal() {
+  net_->Trace("heal");
+  auto truth = CopyTruth();
+  for (int i = 0; i < size(); ++i) {
+    FakeNode* each = node(i);
+    net_->SetUnreachable(each->address(), false);
+    if (!each->alive()) each->Start(each->address());
+    if (each->hung()) each->SetHung(false);
+    each->HoldReplies(false);
+    each->set_loading(false);
+    each->set_cluster_down(false);
+    each->set_primary_down(false);
+    each->set_garble(0);
+    each->answers_.clear();
+    each->cut_after_ = 0;
+    each->set_service_time(2 * kMicrosecond, 10 * kMicrosecond);
+    truth->peers[i].failed = false;
+    truth->peers[i].address = each->address();
+  }
+  SetTruth(std::move(truth), {});
+  while (!migrations_.empty()) EndMigration(migrations_.begin()->first);
+  SpreadNews();
+}
+
+}  // namespace sim

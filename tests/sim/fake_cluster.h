@@ -1,0 +1,300 @@
+#pragma once
+
+// File: tests/sim/fake_cluster.h
+//
+// A model of a Redis Cluster on a simulated network: nodes that execute a useful subset of the
+// commands, slots with owners and epochs, live and atomic migration, failover with and without loss
+// of acknowledged writes, views that lag behind, and nodes that hang, die, come back elsewhere or
+// answer nonsense. Whoever owns the world sees all: each executed command is reported with the id
+// that the client has put into it.
+//
+// Ids: SET, MSET, RPUSH, LPUSH and APPEND carry one at the start of their value ("17:…", "17;"),
+// INCRBY as the increment, GETRANGE as the end minus 10^9, EXPIRE as the negative time (it deletes
+// the key), EVAL as the first argument after the keys. Others have id 0.
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/inlined_vector.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "cluster/slot.h"
+#include "tests/sim/sim_net.h"
+
+namespace sim {
+
+class FakeCluster;
+class FakeNode;
+
+// All keys of a world, by number: nodes keep their data in arrays.
+class KeyTable {
+ public:
+  uint32_t Intern(absl::string_view name);
+  const std::string& name(uint32_t key) const { return keys_[key].name; }
+  cluster::Slot slot(uint32_t key) const { return keys_[key].slot; }
+  size_t size() const { return keys_.size(); }
+  // In the order they were first seen.
+  const std::vector<uint32_t>& keys_of(cluster::Slot slot) { return by_slot_[slot]; }
+
+ private:
+  struct Key {
+    std::string name;
+    cluster::Slot slot;
+  };
+  std::deque<Key> keys_;
+  absl::flat_hash_map<absl::string_view, uint32_t> numbers_;
+  std::map<cluster::Slot, std::vector<uint32_t>> by_slot_;
+};
+
+struct Value {
+  bool is_list = false;
+  std::string text;
+  std::deque<std::string> list;
+};
+
+// One key's part of an executed command.
+struct Execution {
+  int node = 0;
+  uint32_t key = 0;
+  uint64_t id = 0;
+  bool write = false;
+  // The node owns the slot in truth, too: what it did is part of the cluster's history. False on a
+  // primary that does not know yet that it was replaced.
+  bool authoritative = true;
+  bool asked = false;  // after ASKING
+  uint64_t connection = 0;
+  absl::string_view command;  // upper case
+  absl::string_view reply;    // of the whole command
+};
+
+class ExecutionObserver {
+ public:
+  virtual void OnExecuted(const Execution& execution) = 0;
+  // Not executed: MOVED, ASK, TRYAGAIN, CLUSTERDOWN, LOADING, … `line` is without '-' and CRLF.
+  virtual void OnRefused(int node, uint64_t id, absl::string_view line) = 0;
+  // What was executed, and maybe acknowledged, is no more: the replica that took over never got it.
+  virtual void OnLost(uint64_t id, uint32_t key) = 0;
+
+ protected:
+  ~ExecutionObserver() = default;
+};
+
+// What a node believes of the cluster. Replaced, never changed.
+struct ClusterView {
+  struct Peer {
+    io::Endpoint address;
+    int primary = -1;  // of a replica
+    uint64_t epoch = 0;
+    bool failed = false;
+    bool gone = false;  // forgotten
+  };
+  std::vector<Peer> peers;
+  std::vector<int16_t> owner = std::vector<int16_t>(cluster::kSlotCount, -1);
+};
+
+class FakeNode final : public Listener::Observer {
+ public:
+  FakeNode(FakeCluster* cluster, int number, const io::Endpoint& address);
+  ~FakeNode();
+
+  int number() const { return number_; }
+  const std::string& id() const { return id_; }
+  const io::Endpoint& address() const { return address_; }
+  std::string HostPort() const { return address_.ToString(); }
+  bool alive() const { return listener_ != nullptr; }
+  bool hung() const { return hung_; }
+  // By its own view.
+  bool IsPrimary() const { return view_->peers[number_].primary < 0; }
+
+  // Stops to do anything, as after SIGSTOP: what arrives stays unread, until it goes on with it.
+  void SetHung(bool hung);
+  // Executes, but sends nothing.
+  void HoldReplies(bool hold);
+  // Ends: connections are reset. Data and view stay on its disk.
+  void Kill();
+  void Start(const io::Endpoint& address);
+  // Resets its connections.
+  void DropConnections();
+  void set_loading(bool loading) { loading_ = loading; }
+  void set_cluster_down(bool down) { cluster_down_ = down; }
+  // A replica whose primary can't be reached, and that serves no stale data.
+  void set_primary_down(bool down) { primary_down_ = down; }
+  // A command takes so long; one command after another.
+  void set_service_time(Nanos low, Nanos high) {
+    service_min_ = low;
+    service_max_ = high;
+  }
+  // Each reply may be something that is none: the probability.
+  void set_garble(double p) { garble_ = p; }
+  // The next command of this name (upper case) is answered with these bytes; it is not executed.
+  void AnswerNext(absl::string_view command, std::string reply);
+  // The next replies end after so many bytes, and the connection with them.
+  void CutReplyAfter(size_t bytes) { cut_after_ = bytes; }
+  // Bytes that nobody asked for, on every connection that has had a data command.
+  void SendUnasked(absl::string_view bytes);
+
+  // --- what it has seen
+  // Times that a command (upper case; subcommands as "CLUSTER NODES") has come.
+  uint64_t commands(absl::string_view name) const;
+  size_t connections() const { return connections_.size(); }
+  // Data commands in the order they were executed or refused, "GET k" or "!GET k" or "ASKING".
+  // Only if the cluster keeps journals.
+  std::vector<std::string>& journal() { return journal_; }
+  const Value* Find(uint32_t key) const;
+
+ private:
+  friend class FakeCluster;
+  struct Connection;
+  struct Effect {
+    Nanos due;
+    uint32_t key;
+    uint64_t id;
+    std::unique_ptr<Value> value;  // null: deleted
+  };
+  using Args = absl::InlinedVector<absl::string_view, 8>;
+
+  void OnAcceptable(Listener* listener) override;
+  void Ready(Connection* connection);
+  void Turn();
+  void ReadFrom(Connection* connection, size_t* commands_left);
+  bool ParseCommand(absl::string_view input, size_t* used, Args* args);
+  void Execute(Connection* connection, const Args& args);
+  void ExecuteOnData(Connection* connection, absl::string_view name, const Args& args);
+  void ExecuteOnConnection(Connection* connection, absl::string_view name, const Args& args);
+  // Null: go on. Else the error line.
+  std::string Refusal(Connection* connection, bool write, absl::Span<const uint32_t> keys);
+  std::string Run(absl::string_view name, const Args& args, absl::Span<const uint32_t> keys,
+                  bool resp3, bool* wrote);
+  std::string NodesText();
+  void Write(uint32_t key, uint64_t id, std::unique_ptr<Value> value);
+  Value* Mutable(uint32_t key);
+  void ApplyEffects(bool all);
+  void Reply(Connection* connection, absl::string_view bytes);
+  void Flush(Connection* connection);
+  void Close(Connection* connection, bool reset);
+  void Purge();
+  void AdoptView(std::shared_ptr<const ClusterView> view);
+  static void TurnFired(void* self) { static_cast<FakeNode*>(self)->Turn(); }
+  static void GossipFired(void* self);
+
+  FakeCluster* const cluster_;
+  SimNet* const net_;
+  const int number_;
+  const std::string id_;
+  io::Endpoint address_;
+  std::unique_ptr<Listener> listener_;
+  std::vector<std::unique_ptr<Connection>> connections_;
+  std::vector<Connection*> ready_;
+  uint64_t last_client_id_ = 0;
+  Alarm turn_;
+  Alarm gossip_;
+
+  std::shared_ptr<const ClusterView> view_;
+  std::map<cluster::Slot, int> migrating_;        // to whom
+  std::map<cluster::Slot, int> importing_;        // from whom
+  std::shared_ptr<const ClusterView> text_view_;  // that text_ was made of
+  std::string text_;
+  std::vector<std::unique_ptr<Value>> data_;  // by key
+  std::deque<Effect> effects_;                // of the primary, on their way to this replica
+
+  bool hung_ = false;
+  bool hold_replies_ = false;
+  bool loading_ = false;
+  bool cluster_down_ = false;
+  bool primary_down_ = false;
+  double garble_ = 0;
+  size_t cut_after_ = 0;
+  Nanos service_min_ = 2 * kMicrosecond, service_max_ = 10 * kMicrosecond;
+  std::deque<std::pair<std::string, std::string>> answers_;
+  std::map<std::string, uint64_t, std::less<>> seen_;
+  std::vector<std::string> journal_;
+  std::string scratch_;
+};
+
+class FakeCluster {
+ public:
+  struct Options {
+    int primaries = 3;
+    int replicas = 1;  // of each
+    std::string password = {};
+    bool journals = false;
+    // Between an execution and its arrival at the replicas.
+    Nanos replication_min = 20 * kMicrosecond, replication_max = 2 * kMillisecond;
+    // Between a change and the others' knowledge of it.
+    Nanos gossip_min = 100 * kMicrosecond, gossip_max = 50 * kMillisecond;
+    bool valkey = true;
+  };
+
+  FakeCluster(SimNet* net, const Options& options, ExecutionObserver* observer);
+  ~FakeCluster();
+
+  FakeNode* node(int number) { return nodes_[static_cast<size_t>(number)].get(); }
+  int size() const { return static_cast<int>(nodes_.size()); }
+  KeyTable* keys() { return &keys_; }
+  // In truth.
+  int OwnerOf(cluster::Slot slot) const { return truth_->owner[slot]; }
+  FakeNode* NodeOf(absl::string_view key) { return node(OwnerOf(cluster::SlotOf(key))); }
+  const ClusterView& truth() const { return *truth_; }
+  std::vector<int> ReplicasOf(int primary) const;
+  std::vector<int> Primaries() const;
+  Options* options() { return &options_; }
+
+  // --- moving a slot key by key
+  void BeginMigration(cluster::Slot slot, int to);
+  // Moves the key if it is there. The slot is migrating.
+  void MigrateKey(uint32_t key);
+  void MigrateAllKeys(cluster::Slot slot);
+  // The target owns the slot, and knows it; the others hear of it. `source_first` is the wrong
+  // order, in which the two send clients to each other for a while.
+  void EndMigration(cluster::Slot slot, bool source_first = false);
+  bool IsMigrating(cluster::Slot slot) const;
+  // -1: it does not migrate.
+  int MigrationTarget(cluster::Slot slot) const;
+
+  // --- at once
+  void MoveSlots(absl::Span<const cluster::Slot> slots, int to);
+  // The replica is the primary of the shard now. `lose`: without what was on its way to it. The old
+  // one learns of it as anybody else, if it is there.
+  void FailOver(int replica, bool lose);
+  // As on CLUSTER FAILOVER: nothing is lost, and the two are told first.
+  void SwitchOver(int replica);
+  void MarkFailed(int number, bool failed);
+  // Nobody serves the slot.
+  void Uncover(cluster::Slot slot);
+  // Everybody forgets the node, which serves no slots.
+  void Forget(int number);
+  // A new primary without slots.
+  int AddNode();
+  // Everybody who can hears of everything now.
+  void SpreadNews();
+  // All alive, in their senses and of one mind. Migrations are completed.
+  void Heal();
+  // The node that is alive has not heard the last news.
+  bool AnyoneBehind() const;
+
+ private:
+  friend class FakeNode;
+  std::shared_ptr<ClusterView> CopyTruth() const { return std::make_shared<ClusterView>(*truth_); }
+  void SetTruth(std::shared_ptr<ClusterView> truth, absl::Span<const int> told);
+  io::Endpoint NewAddress();
+  void Replicate(int primary, uint32_t key, uint64_t id, const Value* value);
+  void CopyData(int from, int to);
+
+  SimNet* const net_;
+  Options options_;
+  ExecutionObserver* const observer_;
+  KeyTable keys_;
+  std::shared_ptr<const ClusterView> truth_;
+  std::map<cluster::Slot, std::pair<int, int>> migrations_;  // source, target
+  uint64_t last_epoch_ = 0;
+  int last_address_ = 0;
+  std::vector<std::unique_ptr<FakeNode>> nodes_;
+};
+
+}  // namespace sim

@@ -1,0 +1,401 @@
+#include "tests/sim/oracle.h"
+
+#include <algorithm>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "resp/views.h"
+
+namespace sim {
+namespace {
+
+constexpr absl::string_view kOpNames[] = {
+    "GET",  "SET",       "APPEND", "GETRANGE", "INCRBY", "EXPIRE", "RPUSH", "LPOP",
+    "EVAL", "EVAL fail", "MSET",   "MGET",     "DEL",    "EXISTS", "PING",  "ECHO"};
+
+uint64_t Hash(absl::string_view bytes) {
+  uint64_t hash = 0xcbf29ce484222325 + bytes.size();
+  for (const char c : bytes) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3;
+  return hash;
+}
+
+uint64_t LeadingId(absl::string_view text) {
+  uint64_t id = 0;
+  for (const char c : text) {
+    if (c < '0' || c > '9') break;
+    id = id * 10 + static_cast<uint64_t>(c - '0');
+  }
+  return id;
+}
+
+// The bytes of a bulk, or null; false: neither.
+bool ReadBulk(absl::string_view frame, bool* null, absl::string_view* bytes) {
+  *null = frame == "$-1\r\n" || frame == "_\r\n";
+  return *null || (!frame.empty() && frame[0] == '$' && resp::ParseText(frame, bytes));
+}
+
+uint64_t ClientAndKey(uint32_t client, uint32_t key) { return uint64_t{client} << 32 | key; }
+
+bool Writes(Op op) {
+  return op != Op::kGet && op != Op::kGetRange && op != Op::kMget && op != Op::kExists &&
+         op != Op::kPing && op != Op::kEcho;
+}
+
+}  // namespace
+
+std::string Oracle::Describe(uint64_t id) const {
+  const Request& request = requests_[id - 1];
+  std::string text =
+      absl::StrCat("request ", id, " (client ", request.client, ", its ", request.sequence, "th, ",
+                   kOpNames[static_cast<size_t>(request.op)]);
+  for (const uint32_t key : request.keys) {
+    absl::StrAppend(&text, " ", cluster_->keys()->name(key));
+  }
+  return text + ")";
+}
+
+void Oracle::Fail(absl::string_view what, uint64_t id) {
+  net_->Fail(absl::StrCat(what, ": ", Describe(id)));
+}
+
+Oracle::History& Oracle::history(uint32_t key) {
+  if (histories_.size() <= key) histories_.resize(key + 1);
+  return histories_[key];
+}
+
+uint64_t Oracle::OnIssue(uint32_t client, Op op, absl::Span<const std::string> keys, bool resp3) {
+  Request& request = requests_.emplace_back();
+  const uint64_t id = requests_.size();
+  if (sequences_.size() <= client) sequences_.resize(client + 1);
+  request.client = client;
+  request.sequence = ++sequences_[client];
+  request.op = op;
+  request.resp3 = resp3;
+  for (const std::string& name : keys) {
+    const uint32_t key = cluster_->keys()->Intern(name);
+    if (std::find(request.keys.begin(), request.keys.end(), key) != request.keys.end()) continue;
+    request.keys.push_back(key);
+    if (Writes(op) && op != Op::kPop && op != Op::kDel) history(key).writes.push_back(id);
+  }
+  request.executions.resize(request.keys.size());
+  return id;
+}
+
+void Oracle::OnAbandoned(uint64_t id) {
+  Request& request = requests_[id - 1];
+  if (request.outcome == Outcome::kPending) request.outcome = Outcome::kUnknown;
+}
+
+// --- what nodes do
+
+void Oracle::OnExecuted(const Execution& execution) {
+  ++executed_;
+  if (execution.id == 0) {
+    if (execution.command == "LPOP" && execution.reply[0] == '$' && execution.reply[1] != '-') {
+      absl::string_view element;
+      resp::ParseText(execution.reply, &element);
+      if (!history(execution.key).gone.insert(std::string(element)).second &&
+          execution.authoritative && !Lost(execution.key, LeadingId(element))) {
+        Fail("an element was popped twice", LeadingId(element));
+      }
+    }
+    return;
+  }
+  if (execution.id > requests_.size()) {
+    return net_->Fail(absl::StrCat("a node executed a command of nobody, id ", execution.id));
+  }
+  Request& request = requests_[execution.id - 1];
+  const auto place = std::find(request.keys.begin(), request.keys.end(), execution.key);
+  if (place == request.keys.end()) return Fail("executed with a key of another", execution.id);
+  uint8_t& executions = request.executions[place - request.keys.begin()];
+  executions = static_cast<uint8_t>(std::min(executions + 1, 255));
+  if (execution.write && executions > 1) return Fail("executed twice", execution.id);
+  if (request.outcome == Outcome::kNotExecuted) {
+    return Fail("executed, though the client was told that it was not", execution.id);
+  }
+  uint32_t& last = last_write_[ClientAndKey(request.client, execution.key)];
+  if (execution.write) {
+    if (execution.authoritative) {
+      if (last >= request.sequence) {
+        return Fail(absl::StrCat("executed after the client's ", last, "th on the same key"),
+                    execution.id);
+      }
+      last = request.sequence;
+    }
+  } else if (last > request.sequence) {
+    return;  // too late to be the answer
+  }
+  request.replies.push_back(Hash(execution.reply));
+}
+
+void Oracle::OnRefused(int, uint64_t id, absl::string_view line) {
+  if (id == 0 || id > requests_.size()) return;
+  Request& request = requests_[id - 1];
+  if (!absl::StartsWith(line, "MOVED ") && !absl::StartsWith(line, "ASK ")) return;
+  if (request.keys.size() > 1) return;  // of its fragments
+  if (++request.redirects > redirects_max_ + 1) Fail("redirected too often", id);
+}
+
+void Oracle::OnLost(uint64_t id, uint32_t key) {
+  if (id != 0) history(key).lost.insert(id);
+  history(key).gone.clear();  // what was popped may be back
+  history(key).any_lost = true;
+}
+
+// --- what clients get
+
+void Oracle::OnReply(uint64_t id, absl::string_view frame, absl::string_view forged) {
+  Request& request = requests_[id - 1];
+  ABSL_ASSERT(request.outcome == Outcome::kPending);
+  ++answered_;
+  if (frame[0] == '-') {
+    if (!TakeError(id, frame.substr(1, frame.size() - 3), forged)) return;
+    if (request.outcome == Outcome::kNotExecuted) CheckNotRan(id);
+    return;
+  }
+  request.outcome = Outcome::kDone;
+  CheckDone(id, frame);
+}
+
+// False: the error stands for success (a script's own).
+bool Oracle::TakeError(uint64_t id, absl::string_view line, absl::string_view forged) {
+  Request& request = requests_[id - 1];
+  if (absl::StartsWith(line, "MOVED ") || absl::StartsWith(line, "ASK ")) {
+    Fail(absl::StrCat("the client got a redirection, ", line), id);
+    return false;
+  }
+  if (request.op == Op::kEvalFail && line == forged) {
+    // A node in trouble may have said the same without running it.
+    request.outcome = Outcome::kUnknown;
+    return false;
+  }
+  const bool script = request.op == Op::kEval || request.op == Op::kEvalFail;
+  const bool of_server =
+      absl::StartsWith(line, "TRYAGAIN ") || absl::StartsWith(line, "CLUSTERDOWN ") ||
+      absl::StartsWith(line, "LOADING ") || absl::StartsWith(line, "MASTERDOWN ") ||
+      absl::StartsWith(line, "READONLY ");
+  if (absl::EndsWith(line, "(not executed)")) {
+    request.outcome = Outcome::kNotExecuted;
+  } else if (absl::EndsWith(line, "(outcome unknown)")) {
+    request.outcome = Outcome::kUnknown;
+  } else if (of_server) {
+    request.outcome = script ? Outcome::kUnknown : Outcome::kNotExecuted;
+  } else {
+    Fail(absl::StrCat("unexpected error '", line, "'"), id);
+    return false;
+  }
+  ++error_count_;
+  std::string kind(line);
+  // Slot numbers would make a kind of each.
+  for (char& c : kind) {
+    if (c >= '0' && c <= '9') c = '#';
+  }
+  ++errors_[kind];
+  if (!errors_allowed_ && request.op != Op::kEvalFail) {
+    Fail(absl::StrCat("error without a cause, '", line, "'"), id);
+  }
+  return true;
+}
+
+void Oracle::CheckNotRan(uint64_t id) {
+  const Request& request = requests_[id - 1];
+  for (const uint8_t executions : request.executions) {
+    if (executions > 0) Fail("the client was told that it was not executed, but it was", id);
+  }
+}
+
+// Of commands that carry an id: each key once, and the reply is the node's.
+void Oracle::CheckRan(uint64_t id, absl::string_view frame) {
+  const Request& request = requests_[id - 1];
+  for (const uint8_t executions : request.executions) {
+    if (executions == 0) return Fail("acknowledged, but not executed", id);
+  }
+  if (std::find(request.replies.begin(), request.replies.end(), Hash(frame)) ==
+      request.replies.end()) {
+    Fail(absl::StrCat("the reply is not the node's: ", absl::CHexEscape(frame.substr(0, 100))), id);
+  }
+}
+
+void Oracle::CheckDone(uint64_t id, absl::string_view frame) {
+  const Request& request = requests_[id - 1];
+  const auto wrong = [&] {
+    Fail(absl::StrCat("wrong reply ", absl::CHexEscape(frame.substr(0, 100))), id);
+  };
+  bool null = false;
+  absl::string_view bytes;
+  int64_t number = 0;
+  switch (request.op) {
+    case Op::kGet:
+      if (!ReadBulk(frame, &null, &bytes)) return wrong();
+      return CheckValue(id, request.keys[0], null ? nullptr : &bytes, request.client,
+                        request.sequence);
+    case Op::kSet:
+    case Op::kEval:
+    case Op::kMset:
+      if (frame != "+OK\r\n") return wrong();
+      return CheckRan(id, frame);
+    case Op::kEvalFail:
+      return wrong();
+    case Op::kGetRange:
+      if (!ReadBulk(frame, &null, &bytes) || null) return wrong();
+      CheckTokens(id, request.keys[0], bytes, request.sequence);
+      return CheckRan(id, frame);
+    case Op::kAppend:
+    case Op::kIncrBy:
+    case Op::kExpire:
+    case Op::kPush:
+      if (!resp::ParseInteger(frame, &number)) return wrong();
+      return CheckRan(id, frame);
+    case Op::kPop:
+      if (!ReadBulk(frame, &null, &bytes)) return wrong();
+      if (!null) {
+        const uint64_t element = LeadingId(bytes);
+        if (element == 0 || element > requests_.size() ||
+            requests_[element - 1].client != request.client ||
+            requests_[element - 1].keys[0] != request.keys[0]) {
+          return wrong();
+        }
+      }
+      return;
+    case Op::kMget: {
+      resp::ElementReader reader(absl::MakeConstSpan(&frame, 1));
+      resp::ArgPosition at;
+      // A key may stand there twice, which the client avoids.
+      if (reader.count() != static_cast<int64_t>(request.keys.size())) return wrong();
+      for (const uint32_t key : request.keys) {
+        if (!reader.Next(&at)) return wrong();
+        if (!ReadBulk(frame.substr(at.offset, at.length), &null, &bytes)) return wrong();
+        CheckValue(id, key, null ? nullptr : &bytes, request.client, request.sequence);
+      }
+      return;
+    }
+    case Op::kDel:
+    case Op::kExists:
+      if (!resp::ParseInteger(frame, &number) || number < 0 ||
+          number > static_cast<int64_t>(request.keys.size())) {
+        return wrong();
+      }
+      return;
+    case Op::kPing:
+      if (frame != "+PONG\r\n") return wrong();
+      return;
+    case Op::kEcho:
+      if (!ReadBulk(frame, &null, &bytes) || null || bytes != absl::StrCat(id)) return wrong();
+      return;
+  }
+}
+
+void Oracle::CheckValue(uint64_t id, uint32_t key, const absl::string_view* value, uint32_t client,
+                        uint32_t before) {
+  const uint64_t seen = value == nullptr ? 0 : LeadingId(*value);
+  if (value != nullptr) {
+    if (seen == 0 || seen > requests_.size()) return Fail("read a value of nobody", id);
+    const Request& writer = requests_[seen - 1];
+    const bool wrote = std::find(writer.keys.begin(), writer.keys.end(), key) != writer.keys.end();
+    if (!wrote || !Writes(writer.op)) return Fail("read a value of another key", id);
+    if (writer.outcome == Outcome::kNotExecuted) {
+      return Fail(absl::StrCat("read the value of what was not executed, ", Describe(seen)), id);
+    }
+    if (writer.client == client && writer.sequence >= before) {
+      return Fail(absl::StrCat("read what was written later, ", Describe(seen)), id);
+    }
+  }
+  if (cluster_->keys()->name(key)[0] == 'd') return;  // deleted without an id
+  const bool own = IsPrivate(key);
+  const std::vector<uint64_t>& writes = history(key).writes;
+  for (size_t i = writes.size(); i-- > 0;) {
+    const uint64_t write = writes[i];
+    const Request& writer = requests_[write - 1];
+    if (!own && writer.client != client) {
+      // Others' writes may have come at any time.
+      if (seen == write) return;
+      continue;
+    }
+    if (writer.sequence >= before) continue;
+    const bool deletes = writer.op == Op::kExpire;
+    if (writer.outcome != Outcome::kNotExecuted && (deletes ? value == nullptr : seen == write)) {
+      return;
+    }
+    if (writer.outcome == Outcome::kDone && !Lost(key, write)) {
+      // Of shared keys: another's write may have replaced it.
+      if (!own && value != nullptr && requests_[seen - 1].client != client) return;
+      return Fail(
+          absl::StrCat("read ",
+                       value == nullptr ? "nothing" : absl::StrCat("the value of ", Describe(seen)),
+                       " after the acknowledged ", Describe(write)),
+          id);
+    }
+  }
+}
+
+// "17;23;…": tokens of its client, in order, none missing that was acknowledged.
+void Oracle::CheckTokens(uint64_t id, uint32_t key, absl::string_view text, uint32_t before) {
+  const std::vector<uint64_t>& writes = history(key).writes;
+  size_t next = 0;
+  const auto skip_to = [&](uint64_t token) {
+    for (; next < writes.size() && writes[next] != token; ++next) {
+      const Request& missing = requests_[writes[next] - 1];
+      if (missing.sequence >= before) break;
+      if (missing.outcome == Outcome::kDone && !Lost(key, writes[next])) {
+        Fail(absl::StrCat("an acknowledged append is missing: ", Describe(writes[next])), id);
+        return;
+      }
+    }
+  };
+  while (!text.empty()) {
+    const size_t end = text.find(';');
+    const uint64_t token = LeadingId(text);
+    if (end == absl::string_view::npos || token == 0) return Fail("a torn token", id);
+    text.remove_prefix(end + 1);
+    skip_to(token);
+    if (next == writes.size() || writes[next] != token || requests_[token - 1].sequence >= before ||
+        requests_[token - 1].outcome == Outcome::kNotExecuted) {
+      return Fail(absl::StrCat("a token that does not belong there, ", token), id);
+    }
+    ++next;
+  }
+  skip_to(0);
+}
+
+void Oracle::CheckFinalState() {
+  KeyTable* keys = cluster_->keys();
+  for (uint32_t key = 0; key < histories_.size() && key < keys->size(); ++key) {
+    const std::vector<uint64_t>& writes = histories_[key].writes;
+    const int owner = cluster_->OwnerOf(keys->slot(key));
+    if (writes.empty() || owner < 0) continue;
+    const Value* value = cluster_->node(owner)->Find(key);
+    const uint64_t last = writes.back();
+    const uint32_t client = requests_[last - 1].client;
+    const char kind = keys->name(key)[0];
+    if (kind == 's') {
+      const absl::string_view text = value == nullptr ? "" : value->text;
+      CheckValue(last, key, value == nullptr ? nullptr : &text, client, UINT32_MAX);
+    } else if (kind == 'a') {
+      CheckTokens(last, key, value == nullptr ? "" : value->text, UINT32_MAX);
+    } else if (kind == 'l') {
+      size_t at = 0;
+      uint64_t before = 0;
+      if (value != nullptr) {
+        for (const std::string& element : value->list) {
+          const uint64_t pushed = LeadingId(element);
+          if (pushed <= before) Fail("a list is out of order", pushed);
+          before = pushed;
+        }
+        for (const uint64_t write : writes) {
+          while (at < value->list.size() && LeadingId(value->list[at]) < write) ++at;
+          const bool there = at < value->list.size() && LeadingId(value->list[at]) == write;
+          if (!there && requests_[write - 1].outcome == Outcome::kDone && !Lost(key, write) &&
+              !histories_[key].gone.contains(absl::StrCat(write)) && !histories_[key].any_lost) {
+            Fail("an acknowledged element is missing", write);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace sim
