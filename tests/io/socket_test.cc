@@ -78,7 +78,7 @@ void ExpectStreamOptions(Fd socket) {
   EXPECT_EQ(IntOption(socket, IPPROTO_TCP, TCP_NODELAY), 1);
   EXPECT_EQ(IntOption(socket, SOL_SOCKET, SO_KEEPALIVE), 1);
   EXPECT_EQ(IntOption(socket, IPPROTO_TCP, TCP_KEEPIDLE), 60);
-  EXPECT_EQ(IntOption(socket, IPPROTO_TCP, TCP_USER_TIMEOUT), 30'000);
+  EXPECT_EQ(IntOption(socket, IPPROTO_TCP, TCP_USER_TIMEOUT), 90'000);
 }
 
 void ExpectFlags(Fd socket) {

@@ -325,7 +325,7 @@ TEST(UringRingTest, AcceptedAndOpenedSocketsHaveTheUsualOptions) {
       EXPECT_EQ(option(IPPROTO_TCP, TCP_NODELAY), 1);
       EXPECT_EQ(option(SOL_SOCKET, SO_KEEPALIVE), 1);
       EXPECT_EQ(option(IPPROTO_TCP, TCP_KEEPIDLE), 60);
-      EXPECT_EQ(option(IPPROTO_TCP, TCP_USER_TIMEOUT), 30000);
+      EXPECT_EQ(option(IPPROTO_TCP, TCP_USER_TIMEOUT), 90000);
       EXPECT_NE(fcntl(fd, F_GETFL) & O_NONBLOCK, 0);
       EXPECT_NE(fcntl(fd, F_GETFD) & FD_CLOEXEC, 0);
     }
