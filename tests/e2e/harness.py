@@ -157,13 +157,14 @@ class FreshClusterTestCase(ProxyTestCase):
 class Background(threading.Thread):
     """Runs work(stop_event) beside the test; join_or_raise() gives its result or its error."""
 
-    def __init__(self, work):
+    def __init__(self, work, begin=True):
         super().__init__(daemon=True)
         self.work = work
         self.stopping = threading.Event()
         self.result = None
         self.error = None
-        self.start()
+        if begin:
+            self.start()
 
     def run(self):
         try:

@@ -181,7 +181,7 @@ class AddressesTest(FakeClusterTestCase):
                 except ConnectionError:
                     return False
         wait_until(place_free, "the place to be free", seconds(5))
-        self.assertGreaterEqual(proxy.metrics()["clients_over_limit_total"], 1)
+        self.assertGreaterEqual(proxy.metrics()["clients_refused_total"], 1)
 
     def test_log_file_and_access_lines(self):
         cluster = self.start_fakes()
