@@ -967,6 +967,21 @@ void FakeCluster::Forget(int number) {
   SetTruth(std::move(truth), {});
 }
 
+void FakeCluster::Restart(int number, bool elsewhere) {
+  FakeNode* restarted = node(number);
+  io::Endpoint address = restarted->address();
+  if (elsewhere) {  // another host, the same port: its name leads there
+    address = NewAddress();
+    address.set_port(restarted->address().port());
+  }
+  restarted->Start(address);
+  net_->Trace("restart", static_cast<uint64_t>(number), elsewhere ? 1 : 0);
+  if (!elsewhere) return;
+  auto truth = CopyTruth();
+  truth->peers[static_cast<size_t>(number)].address = restarted->address();
+  SetTruth(std::move(truth), {});
+}
+
 int FakeCluster::AddNode() {
   const int number = size();
   nodes_.push_back(std::make_unique<FakeNode>(this, number, NewAddress()));

@@ -269,6 +269,8 @@ class FakeCluster {
   void Uncover(cluster::Slot slot);
   // Everybody forgets the node, which serves no slots.
   void Forget(int number);
+  // After Kill: at its old address or at another.
+  void Restart(int number, bool elsewhere);
   // A new primary without slots.
   int AddNode();
   // Everybody who can hears of everything now.

@@ -41,9 +41,11 @@ FaultOptions FaultOptions::Mixture(Random* random) {
   FaultOptions faults;
   BufferRange(random, &faults.send_buffer_min, &faults.send_buffer_max);
   BufferRange(random, &faults.receive_buffer_min, &faults.receive_buffer_max);
-  if (random->Below(4) == 0) faults.latency_max = 2 * kMillisecond;
+  // Where a round trip carries a few bytes only, it is a short one.
+  const bool tiny = faults.send_buffer_min < 512 || faults.receive_buffer_min < 512;
+  if (!tiny && random->Below(3) == 0) faults.latency_max = 2 * kMillisecond;
   faults.partial_transfer = Some(random, 0.5);
-  faults.slow_transfer = Some(random, 0.02);
+  faults.slow_transfer = Some(random, tiny ? 0.001 : 0.02);
   faults.reset = Some(random, 0.0005);
   faults.connect_refused = Some(random, 0.05);
   faults.connect_slow = Some(random, 0.2);

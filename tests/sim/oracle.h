@@ -52,6 +52,7 @@ class Oracle final : public ExecutionObserver {
     Op op = Op::kPing;
     Outcome outcome = Outcome::kPending;
     bool resp3 = false;
+    bool forges_redirection = false;
     uint8_t redirects = 0;
     absl::InlinedVector<uint32_t, 1> keys;
     absl::InlinedVector<uint8_t, 1> executions;  // by place in `keys`
@@ -66,11 +67,15 @@ class Oracle final : public ExecutionObserver {
   // More redirections than so many are never followed.
   void set_redirects_max(int most) { redirects_max_ = most; }
 
+  // Slots may be on the move: then a script can pass its own error off as the node's.
+  void set_slots_move(bool move) { slots_move_ = move; }
   // The number of one more client connection.
   uint32_t NewClient() { return ++clients_; }
   // A request is about to be sent: its id.
-  uint64_t OnIssue(uint32_t client, Op op, absl::Span<const std::string> keys, bool resp3);
-  // Its reply: one whole frame. `forged`: the error that a kEvalFail asked for.
+  // `forged`: the error that a kEvalFail asks for.
+  uint64_t OnIssue(uint32_t client, Op op, absl::Span<const std::string> keys, bool resp3,
+                   absl::string_view forged);
+  // Its reply: one whole frame.
   void OnReply(uint64_t id, absl::string_view frame, absl::string_view forged = "");
   // Its client has left without the reply.
   void OnAbandoned(uint64_t id);
@@ -116,6 +121,7 @@ class Oracle final : public ExecutionObserver {
   SimNet* const net_;
   FakeCluster* cluster_ = nullptr;
   bool errors_allowed_ = true;
+  bool slots_move_ = true;
   int redirects_max_ = 5;
   std::deque<Request> requests_;                        // by id - 1
   std::vector<uint32_t> sequences_;                     // by client: the last one

@@ -36,7 +36,7 @@ ClientProfile ClientProfile::Mixture(Random* random, const std::vector<std::stri
   ClientProfile profile;
   profile.commands = commands;
   profile.tags = tags;
-  profile.depth = random->Magnitude(1, 128);
+  profile.depth = random->Magnitude(1, tiny_buffers ? 16 : 128);
   profile.resp3 = random->Below(3) == 0;
   profile.keys = static_cast<int>(random->Magnitude(1, 8));
   profile.value_bytes_max = random->Magnitude(1, tiny_buffers ? 128 : 4096);
@@ -255,7 +255,7 @@ std::string SimClient::ValueOf(uint64_t id) {
 
 void SimClient::Issue(Op op, std::vector<std::string> keys, std::vector<std::string> args,
                       std::string forged) {
-  const uint64_t id = oracle_->OnIssue(number_, op, keys, profile_.resp3);
+  const uint64_t id = oracle_->OnIssue(number_, op, keys, profile_.resp3, forged);
   std::vector<std::string> filled;
   for (std::string& arg : args) {
     if (arg == "<value>") arg = ValueOf(id);

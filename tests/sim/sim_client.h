@@ -77,6 +77,10 @@ class SimClient final : public Stream::Observer, public Connecting::Observer {
   // --- by itself
   // So many commands more.
   void AddCommands(uint32_t more);
+  uint32_t commands_left() const { return commands_left_; }
+  void DropCommandsLeft() { commands_left_ = 0; }
+  // The first request that is not answered.
+  std::string DescribeFirst() const { return oracle_->Describe(expected_.front().id); }
   // Sends what it still has to and ends; as told by its profile.
   void FinishUp();
   // Now it behaves: reads and writes as fast as it can, and stays.

@@ -237,12 +237,24 @@ void World::RunUntilIdle(Nanos quiet) {
 }
 
 void World::Stall(Nanos duration) {
+  if (now() < stalled_until_) return;
+  stalled_until_ = now() + duration;
+  net_.Trace("stall", static_cast<uint64_t>(duration));
   for (const auto& party : parties_) {
     if (party->done) continue;
     party->busy_until = std::max(party->busy_until, now() + duration);
     party->alarm.Set(party->busy_until);
   }
   for (const auto& client : clients_) client->NoteStall(duration);
+}
+
+void World::EndStall() {
+  stalled_until_ = 0;
+  for (const auto& party : parties_) {
+    if (party->done) continue;
+    party->busy_until = now();
+    party->alarm.SetNoLaterThan(now());
+  }
 }
 
 void World::Shutdown() {

@@ -75,6 +75,7 @@ class World {
 
   // The proxy's process does not run for so long.
   void Stall(Nanos duration);
+  void EndStall();
   // What breaks no single promise at once: memory, queues. Called now and then by the runs.
   void CheckBounds();
 
@@ -114,6 +115,7 @@ class World {
   std::vector<std::unique_ptr<Party>> parties_;  // control, then the workers
   std::vector<std::unique_ptr<SimClient>> clients_;
   uint64_t next_check_ = 0;
+  Nanos stalled_until_ = 0;
   bool shut_down_ = false;
 };
 
