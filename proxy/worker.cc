@@ -487,6 +487,7 @@ void Worker::CheckDrained() {
   }
   if (backends_alive_ > 0) return;
   reported_ = true;
+  wake_timer_.Stop();
   io::Message message;
   message.kind = static_cast<uint8_t>(MessageKind::kDrained);
   message.value = cut_off_;
