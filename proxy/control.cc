@@ -64,9 +64,7 @@ Control::Control(Environment environment)
   refresh.stats = stats_->control();
   refresh.log = &log_;
   refresh.random_seed = environment.random_seed;
-  refresh.publish = [this](std::shared_ptr<const ClusterState> state) {
-    Publish(std::move(state));
-  };
+  refresh.publish = [this](const std::shared_ptr<const ClusterState>& state) { Publish(state); };
   refresh.answer = [this](uint32_t worker, RefreshResult result) {
     Answer(worker, std::move(result));
   };
@@ -282,7 +280,7 @@ void Control::OnClientsClosed(uint32_t worker, uint32_t count) {
   for (uint32_t other = 0; count > 0 && other < clients_.size(); ++other) take(other);
 }
 
-void Control::Publish(std::shared_ptr<const ClusterState> state) {
+void Control::Publish(const std::shared_ptr<const ClusterState>& state) {
   for (WorkerMail* mail : worker_mail_) mail->states.Put(state);
   PostToAll(MessageKind::kClusterState);
 }

@@ -107,7 +107,7 @@ class Control {
   void OnDrainTimer();
   void EndAbruptly();
   bool Idle() const;
-  void Publish(std::shared_ptr<const ClusterState> state);
+  void Publish(const std::shared_ptr<const ClusterState>& state);
   void Answer(uint32_t worker, RefreshResult result);
   void Post(uint32_t worker, MessageKind kind);
   void OnPosted(const io::Completion& completion);

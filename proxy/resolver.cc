@@ -168,7 +168,8 @@ class ThreadResolver final : public Resolver {
     return !workers_.empty();
   }
 
-  static void Loop(std::shared_ptr<Shared> shared, std::shared_ptr<bool> busy) {
+  // The thread owns what it is given.
+  static void Loop(const std::shared_ptr<Shared>& shared, const std::shared_ptr<bool>& busy) {
     std::unique_lock<std::mutex> lock(shared->mutex);
     while (true) {
       auto next = shared->lookups.end();
