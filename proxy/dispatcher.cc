@@ -25,6 +25,9 @@ constexpr size_t kSharedRequestBytesMax = 1 << 20;
 // L10: waiting and trying again.
 constexpr absl::Duration kBackoffMin = absl::Milliseconds(10);
 constexpr absl::Duration kBackoffMax = absl::Milliseconds(160);
+// An ASK is good for now: later the slot may have moved on, and its target may be importing it once
+// more, without the key. The slot's owner is asked again then.
+constexpr absl::Duration kAskFreshTime = absl::Milliseconds(100);
 // After a write, a connection's reads stay on the primary for so long.
 constexpr absl::Duration kReadOwnWritesTime = absl::Seconds(1);
 
@@ -118,6 +121,10 @@ NodeBackends* Dispatcher::ChooseNode(Request* request, bool* read_only, bool* by
   *read_only = *by_slot = false;
   const ClusterState* state = worker_->cluster();
   if (state == nullptr) return nullptr;
+  if (request->hold != nullptr && request->hold->ask &&
+      request->hold->ask_at + kAskFreshTime < worker_->now()) {
+    request->hold->redirected = request->hold->ask = false;
+  }
   if (request->hold != nullptr && request->hold->redirected) {
     NodeBackends* node = worker_->backends()->FindById(request->hold->target_id);
     if (node != nullptr && node->in_topology) return node;
@@ -219,6 +226,7 @@ Hold* Dispatcher::EnsureHold(Request* request) {
 void Dispatcher::HoldForNode(Request* request, const Route& route) {
   Hold* hold = EnsureHold(request);
   const absl::Time now = worker_->now();
+  hold->for_topology = worker_->topology_number();
   if (route.node == nullptr) {
     hold->backoff = std::clamp(hold->backoff * 2, kBackoffMin, kBackoffMax);
     hold->not_before = now + hold->backoff;
@@ -314,7 +322,10 @@ Dispatcher::Verdict Dispatcher::CheckHold(Request* request) {
   Hold* hold = request->hold.get();
   if (hold == nullptr) return Verdict::kGo;
   if (hold->deadline <= worker_->now()) return Verdict::kExpired;
-  if (hold->not_before > worker_->now()) return Verdict::kNotYet;
+  const bool other_topology =
+      hold->for_topology != 0 && hold->for_topology != worker_->topology_number();
+  if (hold->not_before > worker_->now() && !other_topology) return Verdict::kNotYet;
+  hold->for_topology = 0;
   const bool confirm = hold->confirm || hold->confirm_moving;
   if (!confirm && !hold->target_host.empty()) return FindTarget(request);
   if (hold->refresh_ask > worker_->refresh_answered()) return Verdict::kNotYet;
@@ -373,23 +384,24 @@ Dispatcher::Verdict Dispatcher::ConfirmScript(Request* request) {
   const bool own_view =
       view->source() != cluster::kNoNode && view->node(view->source()).id == hold->refused_by;
   const cluster::MovingSlot* moving = own_view ? view->FindMoving(request->slot) : nullptr;
-  bool confirmed = false;
-  if (hold->confirm_moving) {
-    confirmed = moving != nullptr;
-  } else if (hold->ask) {
+  const cluster::Shard* shard = view->ShardFor(request->slot);
+  bool confirmed = hold->confirm_moving && moving != nullptr;
+  if (confirmed) {
+    // Again, to where it was.
+  } else if (shard != nullptr && view->node(shard->primary).id != hold->refused_by) {
+    // The slot has left the node: it had reason to refuse, whatever it said.
+    confirmed = true;
+    hold->ask = false;
+    hold->redirected = true;
+    hold->target_id = view->node(shard->primary).id;
+  } else if (hold->ask && !hold->confirm_moving) {
     const cluster::NodeIndex target = view->FindByAddress(hold->target_host, hold->target_port);
     confirmed = moving != nullptr && !moving->importing && target != cluster::kNoNode &&
                 view->node(target).id == moving->other_id;
     if (confirmed) {
       hold->redirected = true;
       hold->target_id = moving->other_id;
-    }
-  } else {
-    const cluster::Shard* shard = view->ShardFor(request->slot);
-    confirmed = shard != nullptr && view->node(shard->primary).id != hold->refused_by;
-    if (confirmed) {
-      hold->redirected = true;
-      hold->target_id = view->node(shard->primary).id;
+      hold->ask_at = worker_->now();
     }
   }
   if (!confirmed) return Verdict::kExpired;
@@ -462,6 +474,7 @@ void Dispatcher::WaitAndRetry(Request* request, absl::string_view line) {
   Hold* hold = EnsureHold(request);
   hold->refused = true;
   hold->error = std::string(line);
+  request->redirections = 0;  // it is time that bounds this, and each round may need an ASK
   hold->backoff = std::clamp(hold->backoff * 2, kBackoffMin, kBackoffMax);
   hold->not_before = worker_->now() + worker_->Jitter(hold->backoff);
   Wait(request);
@@ -498,7 +511,8 @@ bool Dispatcher::OnRedirection(Request* request, Backend* backend,
   const cluster::Topology& topology = *worker_->cluster()->topology;
   const cluster::NodeIndex index = topology.FindByAddress(hold->target_host, hold->target_port);
   const bool known = index != cluster::kNoNode && topology.node(index).id != from.id;
-  if (script || !known || request->redirections > 1) {
+  hold->ask_at = worker_->now();
+  if (script || !known || (!ask && request->redirections > 1)) {
     // Not on one node's word: a view begun after this one, that node's own first.
     hold->confirm = script;
     hold->refresh_ask = worker_->AskRefresh(from.id);

@@ -38,7 +38,8 @@ enum class MessageKind : uint8_t {
   kResolved,  // the Resolver has results
 };
 
-// How many of a worker's clients have gone since it last said so. A message doesn't name its sender.
+// How many of a worker's clients have gone since it last said so. A message doesn't name its
+// sender.
 struct ClientsClosed {
   uint32_t worker = 0;  // below 4096
   uint32_t count = 0;   // below 2^20

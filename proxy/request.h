@@ -30,12 +30,16 @@ struct Request;
 
 // Why a request waits, and until when. Only for those that do: the rare path.
 struct Hold {
-  absl::Time deadline = absl::InfiniteFuture();   // then it is answered with `error`
-  absl::Time not_before = absl::InfinitePast();   // backoff
+  absl::Time deadline = absl::InfiniteFuture();  // then it is answered with `error`
+  absl::Time not_before = absl::InfinitePast();  // backoff
+  // Waits for its slot's node, as this topology (Worker::topology_number) has it: another one ends
+  // `not_before`. 0: waits for something else.
+  uint64_t for_topology = 0;
   absl::Duration backoff = absl::ZeroDuration();  // the last one
   uint64_t refresh_ask = 0;  // waits until the worker's asks up to this number are answered
   bool refused = false;      // a node refused it (redirection, TRYAGAIN, …): see the slot gate
   bool ask = false;          // go to `target_id` with ASKING
+  absl::Time ask_at;         // when it was told so
   bool redirected = false;   // go to `target_id`, whatever the topology says
   std::string target_id;     // node id, if known
   std::string target_host;   // where the redirection pointed, if the node is not known yet
@@ -80,7 +84,7 @@ struct Request {
   io::Rope bytes;              // what is sent; kept until the reply is final
   size_t charged = 0;          // bytes of it that its client is charged for
   io::Rope reply;              // what of the reply is here and has not left
-  uint64_t reply_bytes = 0;  // of the whole reply so far
+  uint64_t reply_bytes = 0;    // of the whole reply so far
   std::unique_ptr<Hold> hold;
   std::unique_ptr<Fragments> fragments;
   Request* next = nullptr;  // in its client's queue

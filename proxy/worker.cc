@@ -250,7 +250,7 @@ void Worker::ReportGone() {
   if (gone_unreported_ == 0) return;
   io::Message message;
   message.kind = static_cast<uint8_t>(MessageKind::kClientsClosed);
-  message.value = std::exchange(gone_unreported_, 0);
+  message.value = PackClientsClosed({index_, std::exchange(gone_unreported_, 0)});
   ring_->Post(PostToken(), kControlRing, message);
 }
 
@@ -358,6 +358,7 @@ void Worker::AdoptCluster() {
     any = true;
   }
   if (!any) return;
+  ++topology_number_;
   backend_pool_.Adopt(*cluster_);
   stats_->topology_swaps.Add(1);
   WakeAllWaiting();

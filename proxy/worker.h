@@ -67,6 +67,8 @@ class Worker {
   BackendPool* backends() { return &backend_pool_; }
   const Config& config() const { return *config_; }
   const ClusterState* cluster() const { return cluster_.get(); }  // null until a topology is there
+  // Counts the topologies taken over.
+  uint64_t topology_number() const { return topology_number_; }
   WorkerStats* stats() { return stats_; }
   Log* log() { return &log_; }
   const StatsRegistry* all_stats() const { return all_stats_; }
@@ -159,6 +161,7 @@ class Worker {
   Dispatcher dispatcher_;
   BackendPool backend_pool_;
   std::shared_ptr<const ClusterState> cluster_;
+  uint64_t topology_number_ = 0;
 
   std::vector<std::unique_ptr<Client>> clients_;  // by index; null: free
   std::vector<uint32_t> client_generations_;
