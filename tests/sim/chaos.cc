@@ -41,6 +41,7 @@ int Sometimes(Random* random) { return random->Below(2) == 0 ? 0 : 1 << random->
 Chaos::Options Chaos::Options::Moving(Random* random) {
   Options options;
   options.between_max = static_cast<Nanos>(random->Magnitude(2 * kMillisecond, kSecond));
+  options.settle = static_cast<Nanos>(random->Magnitude(300 * kMillisecond, 2 * kSecond));
   options.migrate = 1 + Sometimes(random);
   options.migrate_wrong_order = Sometimes(random);
   options.move_at_once = Sometimes(random);
@@ -160,7 +161,8 @@ void Chaos::Do(int what) {
     case kSwitchOver: {
       const int primary = RandomPrimary();
       const std::vector<int> replicas = cluster()->ReplicasOf(primary);
-      if (replicas.empty() || InTrouble(primary)) return;
+      if (replicas.empty() || InTrouble(primary) || switched_ > world_->now()) return;
+      switched_ = world_->now() + options_.settle;
       const int replica = replicas[random()->Below(replicas.size())];
       if (InTrouble(replica)) return;
       cluster()->SwitchOver(replica);
@@ -246,7 +248,7 @@ void Chaos::Migrate(bool wrong_order) {
   const int from = cluster()->OwnerOf(slot);
   const int to = RandomPrimary();
   if (from == to || from < 0 || cluster()->IsMigrating(slot)) return;
-  if (InTrouble(from) || InTrouble(to)) return;
+  if (InTrouble(from) || InTrouble(to) || settled_[slot] > world_->now()) return;
   cluster()->BeginMigration(slot, to);
   MigrateStep(slot, wrong_order);
 }
@@ -258,6 +260,7 @@ void Chaos::MigrateStep(cluster::Slot slot, bool wrong_order) {
     const std::vector<uint32_t>& keys = cluster()->keys()->keys_of(slot);
     if (keys.empty() || random()->Below(8) == 0) {
       cluster()->EndMigration(slot, wrong_order);
+      settled_[slot] = world_->now() + options_.settle;
       return;
     }
     const uint64_t count = random()->Magnitude(1, 8);
@@ -273,7 +276,10 @@ void Chaos::MoveAtOnce() {
   if (InTrouble(to)) return;
   std::vector<cluster::Slot> slots;
   for (const cluster::Slot slot : options_.slots) {
-    if (random()->Below(3) == 0 && !InTrouble(cluster()->OwnerOf(slot))) slots.push_back(slot);
+    if (settled_[slot] > world_->now() || InTrouble(cluster()->OwnerOf(slot))) continue;
+    if (random()->Below(3) != 0) continue;
+    slots.push_back(slot);
+    settled_[slot] = world_->now() + options_.settle;
   }
   if (!slots.empty()) cluster()->MoveSlots(slots, to);
 }
@@ -284,7 +290,7 @@ void Chaos::TakeOver(int primary) {
     return;
   }
   for (const int replica : cluster()->ReplicasOf(primary)) {
-    if (InTrouble(replica)) continue;
+    if (InTrouble(replica) || !cluster()->MayTakeOver(replica)) continue;
     cluster()->FailOver(replica, options_.lose_writes != 0 && random()->Below(2) == 0);
     ++events_["failover"];
     return;

@@ -19,6 +19,8 @@ class Chaos {
  public:
   struct Options {
     Nanos between_min = 1 * kMillisecond, between_max = 500 * kMillisecond;
+    // A slot that has moved, or a shard that has another primary, stays like that for so long.
+    Nanos settle = 0;
     std::vector<cluster::Slot> slots;  // those that are of interest
     // Relative frequencies; 0: never.
     int migrate = 0, migrate_wrong_order = 0, move_at_once = 0, switch_over = 0, add_node = 0;
@@ -68,7 +70,9 @@ class Chaos {
   Alarm next_;
   bool stopped_ = false;
   std::vector<std::unique_ptr<Later>> later_;
-  std::map<int, int> troubled_;  // nodes that are hung, gone or cut off
+  std::map<cluster::Slot, Nanos> settled_;  // not moved before
+  Nanos switched_ = 0;                      // no change of primaries before
+  std::map<int, int> troubled_;             // nodes that are hung, gone or cut off
   std::map<std::string, uint64_t> events_;
 };
 

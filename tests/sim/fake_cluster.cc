@@ -436,11 +436,12 @@ void FakeNode::ExecuteOnData(Connection* connection, absl::string_view name, con
         absl::StrCat(refusal.empty() ? "" : "!", name, " ", cluster_->keys_.name(keys[0])));
   }
   if (!refusal.empty()) {
-    net_->Trace("refuses", static_cast<uint64_t>(number_), id);
+    net_->Trace(refusal, static_cast<uint64_t>(number_) * 1000000 + keys[0], id);
     cluster_->observer_->OnRefused(number_, id, refusal);
     return Reply(connection, ErrorLine(refusal));
   }
-  net_->Trace("runs", static_cast<uint64_t>(number_), id != 0 ? id : keys[0]);
+  net_->Trace(asked ? "runs asked" : "runs", static_cast<uint64_t>(number_) * 1000000 + keys[0],
+              id);
   bool wrote = false;
   scratch_ = Run(name, args, keys, connection->resp3, &wrote);
   Execution execution;
@@ -669,10 +670,12 @@ void FakeNode::AdoptView(std::shared_ptr<const ClusterView> view) {
   view_ = std::move(view);
   const int now = view_->peers[number_].primary;
   for (auto it = migrating_.begin(); it != migrating_.end();) {
-    it = view_->owner[it->first] == number_ ? std::next(it) : migrating_.erase(it);
+    const bool over = cluster_->MigrationTarget(it->first) < 0;
+    it = view_->owner[it->first] == number_ && !over ? std::next(it) : migrating_.erase(it);
   }
   for (auto it = importing_.begin(); it != importing_.end();) {
-    it = view_->owner[it->first] != number_ ? std::next(it) : importing_.erase(it);
+    const bool over = cluster_->MigrationTarget(it->first) != number_;
+    it = view_->owner[it->first] != number_ && !over ? std::next(it) : importing_.erase(it);
   }
   if (now >= 0 && now != before && before != -2) {
     effects_.clear();
@@ -842,6 +845,8 @@ int FakeCluster::MigrationTarget(cluster::Slot slot) const {
 void FakeCluster::BeginMigration(cluster::Slot slot, int to) {
   const int from = truth_->owner[slot];
   if (from < 0 || from == to || IsMigrating(slot)) return;
+  // Both would refuse: "I'm not the owner of hash slot", "I'm already the owner of hash slot".
+  if (node(from)->view_->owner[slot] != from || node(to)->view_->owner[slot] == to) return;
   net_->Trace("migrate", slot, static_cast<uint64_t>(to));
   migrations_[slot] = {from, to};
   node(from)->migrating_[slot] = to;
@@ -899,9 +904,16 @@ void FakeCluster::MoveSlots(absl::Span<const cluster::Slot> slots, int to) {
 
 // --- failover
 
+bool FakeCluster::MayTakeOver(int replica) const {
+  const int old = truth_->peers[static_cast<size_t>(replica)].primary;
+  const FakeNode& node = *nodes_[static_cast<size_t>(replica)];
+  return old >= 0 && node.alive() && !node.hung() &&
+         node.view_->peers[static_cast<size_t>(replica)].primary == old;
+}
+
 void FakeCluster::FailOver(int replica, bool lose) {
   const int old = truth_->peers[replica].primary;
-  if (old < 0) return;
+  if (!MayTakeOver(replica)) return;
   net_->Trace("failover", static_cast<uint64_t>(replica), lose ? 1 : 0);
   FakeNode* promoted = node(replica);
   promoted->ApplyEffects(!lose);
@@ -943,7 +955,7 @@ void FakeCluster::FailOver(int replica, bool lose) {
 
 void FakeCluster::SwitchOver(int replica) {
   const int old = truth_->peers[replica].primary;
-  if (old < 0) return;
+  if (!MayTakeOver(replica)) return;
   FailOver(replica, false);
   node(old)->AdoptView(truth_);
 }

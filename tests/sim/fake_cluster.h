@@ -259,6 +259,8 @@ class FakeCluster {
 
   // --- at once
   void MoveSlots(absl::Span<const cluster::Slot> slots, int to);
+  // The replica follows the shard's primary, and knows it.
+  bool MayTakeOver(int replica) const;
   // The replica is the primary of the shard now. `lose`: without what was on its way to it. The old
   // one learns of it as anybody else, if it is there.
   void FailOver(int replica, bool lose);

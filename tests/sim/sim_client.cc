@@ -14,6 +14,7 @@ namespace sim {
 namespace {
 
 constexpr Nanos kConnectAgain = 20 * kMillisecond;
+constexpr Nanos kConnectTimeout = 1 * kSecond;
 constexpr size_t kReadBytes = 64 << 10;
 
 // What a script can say to fool a proxy.
@@ -75,6 +76,7 @@ SimClient::~SimClient() {
 void SimClient::ConnectAgain() {
   ++attempts_;
   connecting_ = net_->Connect(host_, proxy_, this);
+  act_.Set(net_->now() + kConnectTimeout);
 }
 
 void SimClient::OnConnected(Connecting*, int error, Stream* stream) {
@@ -105,10 +107,7 @@ void SimClient::OnStream(Stream*) {
 
 void SimClient::Act() {
   if (state_ == State::kDone) return;
-  if (stream_ == nullptr) {
-    if (connecting_ == nullptr) ConnectAgain();
-    return;
-  }
+  if (stream_ == nullptr) return ConnectAgain();
   Read();
   if (stream_ == nullptr || state_ != State::kOpen) return;
   if (profile_.commands > 0) Fill();
@@ -223,7 +222,18 @@ void SimClient::Left() {
 void SimClient::AddCommands(uint32_t more) {
   commands_left_ += more;
   profile_.commands += more;
-  act_.SetNoLaterThan(net_->now());
+  if (state_ == State::kDone) state_ = State::kConnecting;
+  if (connecting_ == nullptr) act_.SetNoLaterThan(net_->now());
+}
+
+std::string SimClient::DescribeState() const {
+  std::string text =
+      absl::StrCat("client ", number_, stream_ != nullptr ? " connected" : " not connected",
+                   connecting_ != nullptr ? ", connecting" : "", ", ", commands_left_, " to send, ",
+                   output_.size() - output_head_, " bytes to write, ", expected_.size(), " owed");
+  if (stream_ != nullptr) absl::StrAppend(&text, ", ", stream_->unsent(), " bytes on the way");
+  if (!expected_.empty()) absl::StrAppend(&text, ", first ", DescribeFirst());
+  return text;
 }
 
 void SimClient::FinishUp() {
@@ -235,7 +245,7 @@ void SimClient::Behave() {
   profile_.drip = profile_.pause = profile_.slow_read = profile_.leave = 0;
   profile_.forging_scripts = 0;
   read_after_ = send_after_ = 0;
-  act_.SetNoLaterThan(net_->now());
+  act_.Set(net_->now());
 }
 
 std::string SimClient::Key(char kind) {

@@ -81,6 +81,7 @@ class SimClient final : public Stream::Observer, public Connecting::Observer {
   void DropCommandsLeft() { commands_left_ = 0; }
   // The first request that is not answered.
   std::string DescribeFirst() const { return oracle_->Describe(expected_.front().id); }
+  std::string DescribeState() const;
   // Sends what it still has to and ends; as told by its profile.
   void FinishUp();
   // Now it behaves: reads and writes as fast as it can, and stays.

@@ -215,6 +215,18 @@ size_t SimRing::buffers_held() const {
   return held;
 }
 
+std::string SimRing::DescribeState() const {
+  std::string text =
+      absl::StrCat("ring ", id_, ": ", armed_.size(), " armed, ", ready_.size(), " ready, ",
+                   submissions_.size(), " to submit, ", completed_.size(), " completed, wakes at ",
+                   static_cast<double>(wake_at_) / kSecond);
+  for (const Group& group : groups_) {
+    absl::StrAppend(&text, "; buffers: ", group.free.size(), " free of ", group.pool->count(),
+                    group.current ? ", one in use" : "", ", ", group.held.size(), " receives wait");
+  }
+  return text;
+}
+
 // --- synchronous
 
 absl::StatusOr<io::Fd> SimRing::Listen(const io::Endpoint& address,

@@ -113,6 +113,8 @@ class SimRing final : public io::Ring {
   // Receive buffers that somebody still holds.
   size_t buffers_held() const;
   uint64_t submissions() const { return submission_count_; }
+  // For the report of a failure.
+  std::string DescribeState() const;
 
  private:
   friend class SimFile;

@@ -84,6 +84,7 @@ int RunSeeds(const Flags& flags, uint64_t offset) {
       ++failures;
       printf("SIM_SEED=%llu (%s) %s\n", static_cast<unsigned long long>(seed), result.kind.c_str(),
              result.failure.c_str());
+      if (flags.verbose) printf("%s", result.state.c_str());
       fflush(stdout);
     }
     simulated += result.simulated_seconds;

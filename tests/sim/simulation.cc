@@ -144,7 +144,13 @@ SimulationResult RunSimulation(const SimulationOptions& options) {
   world.oracle()->set_errors_allowed(false);
   for (const auto& client : world.clients()) client->AddCommands(20);
   if (!world.RunUntil(all_answered, kServedAfterwards) && world.failure().empty()) {
-    world.net()->Fail("not served within 2 s, 2 s after all was well again");
+    std::string text = "not served within 2 s, 2 s after all was well again:";
+    for (const auto& client : world.clients()) {
+      if (client->outstanding() + client->commands_left() > 0) {
+        absl::StrAppend(&text, " ", client->DescribeState(), ";");
+      }
+    }
+    world.net()->Fail(text);
   }
   for (const auto& client : world.clients()) client->FinishUp();
   const auto all_done = [&world] {
@@ -158,6 +164,7 @@ SimulationResult RunSimulation(const SimulationOptions& options) {
   if (world.failure().empty()) world.Shutdown();
 
   result.failure = world.failure();
+  if (!result.failure.empty()) result.state = world.DescribeState();
   result.trace_hash = world.trace_hash();
   result.kind = kind == Kind::kCalm ? "calm" : kind == Kind::kMoving ? "moving" : "chaos";
   result.simulated_seconds = static_cast<double>(world.now()) / kSecond;

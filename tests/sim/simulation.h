@@ -19,6 +19,7 @@ struct SimulationOptions {
 
 struct SimulationResult {
   std::string failure;  // empty: all promises were kept
+  std::string state;    // of the rings and workers, after a failure
   uint64_t trace_hash = 0;
   std::string kind;  // "calm", "moving", "chaos"
   double simulated_seconds = 0;

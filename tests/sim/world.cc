@@ -193,6 +193,7 @@ SimClient* World::Connect(const ClientProfile& profile) {
 void World::RunParty(Party* party) {
   if (party->done) return;
   const FaultOptions& faults = *net_.faults();
+  const bool time_stood = std::exchange(party->turned_at, now()) == now();
   const bool more = party->turn();
   if (!more) {
     party->done = true;
@@ -207,6 +208,12 @@ void World::RunParty(Party* party) {
   }
   Nanos cost = random()->Between(faults.turn_min, faults.turn_max);
   if (random()->Chance(faults.slow_turn)) cost += random()->Between(0, faults.slow_turn_max);
+  if (party->ring->wake_at() > now() && !time_stood) {
+    // It has counted how long it may sleep from the time of the turn before. With the kernel, that
+    // time would have passed within the call; here the next turn counts again.
+    party->busy_until = now();
+    return party->alarm.Set(now());
+  }
   party->busy_until = now() + cost;
   party->alarm.Set(std::max(party->busy_until, party->ring->wake_at()));
 }
@@ -274,6 +281,20 @@ void World::Shutdown() {
   if (process_.open_descriptors() != 0) {
     net_.Fail(absl::StrCat(process_.open_descriptors(), " descriptors are left"));
   }
+}
+
+std::string World::DescribeState() {
+  std::string text;
+  for (size_t i = 0; i < parties_.size(); ++i) {
+    if (parties_[i]->done) continue;
+    absl::StrAppend(&text, parties_[i]->ring->DescribeState(), "\n");
+    if (i == 0 || workers_[i - 1] == nullptr) continue;
+    const proxy::WorkerStats& stats = *workers_[i - 1]->stats();
+    absl::StrAppend(&text, "  ", stats.requests_in_flight.Get(), " requests in flight, ",
+                    stats.held_requests.Get(), " held, ", stats.backend_open.Get(),
+                    " backends open, ", stats.charged_bytes.Get(), " bytes charged\n");
+  }
+  return text;
 }
 
 // Of workers that have ended, before they are destroyed.

@@ -79,6 +79,8 @@ class World {
   // What breaks no single promise at once: memory, queues. Called now and then by the runs.
   void CheckBounds();
 
+  // For the report of a failure.
+  std::string DescribeState();
   const std::string& failure() const { return net_.failure(); }
   uint64_t trace_hash() const { return net_.trace_hash(); }
 
@@ -94,6 +96,7 @@ class World {
     const std::function<bool()> turn;
     Alarm alarm;
     Nanos busy_until = 0;
+    Nanos turned_at = -1;
     bool done = false;
   };
 
