@@ -80,6 +80,10 @@ int RunSeeds(const Flags& flags, uint64_t offset) {
       const SimulationResult again = RunSimulation({.seed = seed, .commands = flags.commands});
       if (again.trace_hash != result.trace_hash) result.failure = "two runs differ";
     }
+    if (flags.verbose) {
+      printf("seed %llu: %s, hash %016llx\n", static_cast<unsigned long long>(seed),
+             result.kind.c_str(), static_cast<unsigned long long>(result.trace_hash));
+    }
     if (!result.failure.empty()) {
       ++failures;
       printf("SIM_SEED=%llu (%s) %s\n", static_cast<unsigned long long>(seed), result.kind.c_str(),

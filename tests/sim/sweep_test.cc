@@ -1,0 +1,48 @@
+// Whole simulations, one for each seed. A failure names its seed; SIM_SEED=<seed> replays it alone.
+
+#include <cstdlib>
+#include <string>
+
+#include "absl/strings/numbers.h"
+#include "gtest/gtest.h"
+#include "tests/sim/simulation.h"
+
+namespace sim {
+namespace {
+
+constexpr uint32_t kCommands = 500;
+
+class SweepTest : public testing::TestWithParam<uint64_t> {
+ protected:
+  // The seeds of one of ten cases.
+  static constexpr uint64_t kSeedsPerCase = 10;
+  static void Check(uint64_t seed) {
+    const SimulationResult result = RunSimulation({.seed = seed, .commands = kCommands});
+    EXPECT_EQ(result.failure, "") << "replay with SIM_SEED=" << seed << "\n" << result.state;
+  }
+};
+
+TEST_P(SweepTest, EveryPromiseIsKept) {
+  const char* only = getenv("SIM_SEED");
+  uint64_t seed = 0;
+  if (only != nullptr && absl::SimpleAtoi(only, &seed)) return Check(seed);
+  for (seed = GetParam() * kSeedsPerCase + 1; seed <= (GetParam() + 1) * kSeedsPerCase; ++seed) {
+    Check(seed);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Seeds, SweepTest, testing::Range(uint64_t{0}, uint64_t{10}));
+
+TEST(ReplayTest, TheSameSeedTwiceIsTheSameRun) {
+  for (uint64_t seed = 1; seed <= 10; ++seed) {
+    const SimulationResult first = RunSimulation({.seed = seed, .commands = kCommands});
+    const SimulationResult second = RunSimulation({.seed = seed, .commands = kCommands});
+    EXPECT_EQ(first.trace_hash, second.trace_hash) << seed;
+    EXPECT_EQ(first.steps, second.steps) << seed;
+    const SimulationResult other = RunSimulation({.seed = seed + 1000, .commands = kCommands});
+    EXPECT_NE(first.trace_hash, other.trace_hash) << seed;
+  }
+}
+
+}  // namespace
+}  // namespace sim
