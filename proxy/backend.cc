@@ -28,11 +28,9 @@ constexpr size_t kUnopenedBytesMax = 64 << 20;
 constexpr absl::Duration kHandshakeTimeoutMax = absl::Seconds(1);
 constexpr size_t kHandshakeFrameBytesMax = 64 << 10;
 
-constexpr absl::string_view kTimeoutError = "-ERR proxy: backend timeout (outcome unknown)\r\n";
-constexpr absl::string_view kLostError =
-    "-ERR proxy: backend connection lost (outcome unknown)\r\n";
-constexpr absl::string_view kProtocolError =
-    "-ERR proxy: backend protocol error (outcome unknown)\r\n";
+constexpr absl::string_view kTimeoutError = "ERR proxy: backend timeout (outcome unknown)";
+constexpr absl::string_view kLostError = "ERR proxy: backend connection lost (outcome unknown)";
+constexpr absl::string_view kProtocolError = "ERR proxy: backend protocol error (outcome unknown)";
 
 bool IsError(absl::string_view frame) {
   return !frame.empty() && (frame[0] == '-' || frame[0] == '!');
@@ -281,6 +279,10 @@ void Backend::Flush() {
     unsent_bytes_ -= request->bytes.size();
     if (request->client == nullptr) {  // its client left before it was handed over
       worker_->requests()->Give(request);
+      continue;
+    }
+    if (request->asking && request->hold->AskIsStale(worker_->now())) {
+      SettleOne(request, false, false);  // the connection took too long to open
       continue;
     }
     PendingRing::Entry entry;
@@ -564,11 +566,10 @@ void Backend::SettleOne(Request* request, bool handed_over, bool head) {
     request->reply.Clear();
     return worker_->dispatcher()->Repeat(request);
   }
-  worker_->stats()->unknown_outcomes.Add(1);
   absl::string_view error = kLostError;
   if (failure_ == Failure::kTimeout) error = kTimeoutError;
   if (failure_ == Failure::kProtocol && head) error = kProtocolError;
-  client->Answer(request, error);
+  worker_->dispatcher()->AnswerUnknown(request, error);
 }
 
 }  // namespace proxy

@@ -6,6 +6,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "cluster/router.h"
 #include "proxy/args.h"
@@ -25,9 +26,6 @@ constexpr size_t kSharedRequestBytesMax = 1 << 20;
 // L10: waiting and trying again.
 constexpr absl::Duration kBackoffMin = absl::Milliseconds(10);
 constexpr absl::Duration kBackoffMax = absl::Milliseconds(160);
-// An ASK is good for now: later the slot may have moved on, and its target may be importing it once
-// more, without the key. The slot's owner is asked again then.
-constexpr absl::Duration kAskFreshTime = absl::Milliseconds(100);
 // After a write, a connection's reads stay on the primary for so long.
 constexpr absl::Duration kReadOwnWritesTime = absl::Seconds(1);
 
@@ -41,6 +39,7 @@ constexpr absl::string_view kNotConfirmed =
     "ERR proxy: redirection not confirmed (outcome unknown)";
 constexpr absl::string_view kOvertaken =
     "ERR proxy: overtaken by a later command on the same key (not executed)";
+constexpr absl::string_view kUnknownSuffix = "(outcome unknown)";
 constexpr absl::string_view kLost = "ERR proxy: backend connection lost (outcome unknown)";
 
 size_t TotalBytes(const resp::Pieces& pieces) {
@@ -121,14 +120,12 @@ NodeBackends* Dispatcher::ChooseNode(Request* request, bool* read_only, bool* by
   *read_only = *by_slot = false;
   const ClusterState* state = worker_->cluster();
   if (state == nullptr) return nullptr;
-  if (request->hold != nullptr && request->hold->ask &&
-      request->hold->ask_at + kAskFreshTime < worker_->now()) {
-    request->hold->redirected = request->hold->ask = false;
-  }
-  if (request->hold != nullptr && request->hold->redirected) {
-    NodeBackends* node = worker_->backends()->FindById(request->hold->target_id);
-    if (node != nullptr && node->in_topology) return node;
-    request->hold->redirected = request->hold->ask = false;
+  Hold* hold = request->hold.get();
+  if (hold != nullptr && hold->redirected) {
+    NodeBackends* node = worker_->backends()->FindById(hold->target_id);
+    const bool obsolete = hold->AskIsStale(worker_->now()) || IsOvertakenByTopology(*request);
+    if (node != nullptr && node->in_topology && !obsolete) return node;
+    hold->redirected = hold->ask = false;
   }
   const cluster::Topology& topology = *state->topology;
   const cluster::Shard* shard = topology.ShardFor(request->slot);
@@ -145,6 +142,16 @@ NodeBackends* Dispatcher::ChooseNode(Request* request, bool* read_only, bool* by
   if (index == cluster::kNoNode) return nullptr;
   *by_slot = index == shard->primary;
   return worker_->backends()->node(index);
+}
+
+// A MOVED is older than the topology, which gives the slot to another node than the one that
+// refused.
+bool Dispatcher::IsOvertakenByTopology(const Request& request) {
+  const Hold& hold = *request.hold;
+  if (hold.ask || hold.redirected_in == worker_->topology_number()) return false;
+  const cluster::Topology& topology = *worker_->cluster()->topology;
+  const cluster::Shard* shard = topology.ShardFor(request.slot);
+  return shard != nullptr && topology.node(shard->primary).id != hold.refused_by;
 }
 
 Dispatcher::Route Dispatcher::FindRoute(Request* request) {
@@ -290,6 +297,9 @@ void Dispatcher::Wake(Client* client) {
         LeaveWaiting(request);
         Send(request, route);
         slot.on = route.backend;
+        // A refused one of several keys may be refused again (TRYAGAIN): none behind it may run
+        // before it and take its place.
+        slot.waits |= refused && !request->command->single_first_key;
         return;
       }
     }
@@ -315,6 +325,7 @@ void Dispatcher::Expire(Request* request) {
                         " has no reachable owner (not executed)");
   }
   LeaveWaiting(request);
+  if (absl::EndsWith(line, kUnknownSuffix)) return AnswerUnknown(request, line);
   request->client->AnswerError(request, line);
 }
 
@@ -341,7 +352,7 @@ Dispatcher::Verdict Dispatcher::FindTarget(Request* request) {
   const bool known = index != cluster::kNoNode && topology.node(index).id != hold->refused_by;
   const bool answered = hold->refresh_ask <= worker_->refresh_answered();
   // A first redirection may be followed as soon as its target is known.
-  if (known && (answered || request->redirections <= 1)) {
+  if (known && !IsOvertakenByTopology(*request) && (answered || request->redirections <= 1)) {
     hold->redirected = true;
     hold->target_id = topology.node(index).id;
     hold->target_host.clear();
@@ -421,7 +432,7 @@ bool Dispatcher::OnErrorReply(Request* request, Backend* backend, absl::string_v
       return false;
     case cluster::ErrorKind::kMalformed:
       worker_->stats()->malformed_redirections.Add(1);
-      request->client->AnswerError(request, kMalformedRedirection);
+      AnswerUnknown(request, kMalformedRedirection);
       return true;
     case cluster::ErrorKind::kMoved:
       worker_->stats()->moved.Add(1);
@@ -488,7 +499,7 @@ bool Dispatcher::OnRedirection(Request* request, Backend* backend,
   const bool ask = error.kind == cluster::ErrorKind::kAsk;
   if (error.slot != request->slot) {
     worker_->stats()->malformed_redirections.Add(1);
-    request->client->AnswerError(request, kMalformedRedirection);
+    AnswerUnknown(request, kMalformedRedirection);
     return true;
   }
   if (backend->options().read_only && !ask) {
@@ -496,7 +507,11 @@ bool Dispatcher::OnRedirection(Request* request, Backend* backend,
     request->force_primary = true;
   }
   if (++request->redirections > worker_->config().redirections_max) {
-    request->client->AnswerError(request, script ? kNotConfirmed : kTooManyRedirections);
+    if (script) {
+      AnswerUnknown(request, kNotConfirmed);
+    } else {
+      request->client->AnswerError(request, kTooManyRedirections);
+    }
     return true;
   }
   Hold* hold = EnsureHold(request);
@@ -512,6 +527,7 @@ bool Dispatcher::OnRedirection(Request* request, Backend* backend,
   const cluster::NodeIndex index = topology.FindByAddress(hold->target_host, hold->target_port);
   const bool known = index != cluster::kNoNode && topology.node(index).id != from.id;
   hold->ask_at = worker_->now();
+  hold->redirected_in = worker_->topology_number();
   if (script || !known || (!ask && request->redirections > 1)) {
     // Not on one node's word: a view begun after this one, that node's own first.
     hold->confirm = script;
@@ -529,6 +545,13 @@ bool Dispatcher::OnRedirection(Request* request, Backend* backend,
   Wait(request);
   worker_->WakeClient(request->client);
   return true;
+}
+
+void Dispatcher::AnswerUnknown(Request* request, absl::string_view line) {
+  // It may have run, and then it ran before the refused ones in front of it.
+  if (request->client->waiting > 0) OnOrdinaryReply(request);
+  worker_->stats()->unknown_outcomes.Add(1);
+  request->client->AnswerError(request, line);
 }
 
 void Dispatcher::OnOrdinaryReply(Request* request) {

@@ -43,6 +43,8 @@ class Dispatcher {
   bool OnErrorReply(Request* request, Backend* backend, absl::string_view line);
   // A reply that the client gets: checks the requests before it that were refused.
   void OnOrdinaryReply(Request* request);
+  // Answers it with an error that says "(outcome unknown)"; checks as OnOrdinaryReply does.
+  void AnswerUnknown(Request* request, absl::string_view line);
   // Its connection ended before it was handed over.
   void OnNotHandedOver(Request* request);
   // Its connection ended after it was handed over. True: it may run once more (a read).
@@ -72,6 +74,7 @@ class Dispatcher {
   Verdict ConfirmScript(Request* request);
   Verdict FindTarget(Request* request);
   bool HasStoppedMoving(const Request& request);
+  bool IsOvertakenByTopology(const Request& request);
   void Expire(Request* request);
 
   bool OnRedirection(Request* request, Backend* backend, const cluster::ErrorReply& error);

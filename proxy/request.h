@@ -36,19 +36,24 @@ struct Hold {
   // `not_before`. 0: waits for something else.
   uint64_t for_topology = 0;
   absl::Duration backoff = absl::ZeroDuration();  // the last one
-  uint64_t refresh_ask = 0;  // waits until the worker's asks up to this number are answered
-  bool refused = false;      // a node refused it (redirection, TRYAGAIN, …): see the slot gate
-  bool ask = false;          // go to `target_id` with ASKING
-  absl::Time ask_at;         // when it was told so
-  bool redirected = false;   // go to `target_id`, whatever the topology says
-  std::string target_id;     // node id, if known
-  std::string target_host;   // where the redirection pointed, if the node is not known yet
+  uint64_t refresh_ask = 0;    // waits until the worker's asks up to this number are answered
+  bool refused = false;        // a node refused it (redirection, TRYAGAIN, …): see the slot gate
+  bool ask = false;            // go to `target_id` with ASKING
+  absl::Time ask_at;           // when it was told so
+  uint64_t redirected_in = 0;  // the topology (Worker::topology_number) of that time
+  bool redirected = false;     // go to `target_id`, whatever the topology says
+  std::string target_id;       // node id, if known
+  std::string target_host;     // where the redirection pointed, if the node is not known yet
   uint16_t target_port = 0;
   std::string refused_by;  // id of the node that refused it
   // A script's redirection is followed only when the cluster's own view confirms it.
   bool confirm = false;
   bool confirm_moving = false;  // TRYAGAIN: the slot must be moving
   std::string error;            // line for the client when the time is up, without '-' and CRLF
+
+  // An ASK is good for now: later the slot may have moved on, and its target may be importing it
+  // once more, without the key. The slot's owner is asked again then.
+  bool AskIsStale(absl::Time now) const { return ask && ask_at + absl::Milliseconds(100) < now; }
 };
 
 // The fragments of a split request.
