@@ -175,8 +175,9 @@ class FailoverTest(FreshClusterTestCase):
             slowest = max(sample.end - sample.begin for sample in load.samples
                           if sample.begin > paused - 1)
             self.assertLess(slowest, seconds(5 + 1 + 1))
-            self.assertTrue(any("backend timeout" in sample.error
-                                for sample in load.errors_after(0)))
+        # A read that was out is sent once more instead, so not each of them has seen one.
+        self.assertTrue(any("backend timeout" in sample.error
+                            for load in dead for sample in load.errors_after(0)))
 
     def test_b2_the_default_deadline_answers_in_time(self):
         cluster = self.start_cluster(primaries=3, replicas=0, node_timeout_ms=15000)
