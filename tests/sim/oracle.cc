@@ -53,7 +53,7 @@ std::string Oracle::Describe(uint64_t id) const {
       absl::StrCat("request ", id, " (client ", request.client, ", its ", request.sequence, "th, ",
                    kOpNames[static_cast<size_t>(request.op)]);
   for (const uint32_t key : request.keys) {
-    absl::StrAppend(&text, " ", cluster_->keys()->name(key));
+    absl::StrAppend(&text, " ", cluster_->keys()->name(key), "#", key);
   }
   return text + ")";
 }
@@ -86,6 +86,7 @@ uint64_t Oracle::OnIssue(uint32_t client, Op op, absl::Span<const std::string> k
     if (Writes(op) && op != Op::kPop && op != Op::kDel) history(key).writes.push_back(id);
   }
   request.executions.resize(request.keys.size());
+  if (net_->printing()) net_->Note(absl::StrCat("issue ", Describe(id), " ", forged));
   return id;
 }
 
@@ -122,7 +123,7 @@ void Oracle::OnExecuted(const Execution& execution) {
     if (request.forges_redirection && slots_move_) return;
     return Fail("executed twice", execution.id);
   }
-  if (request.outcome == Outcome::kNotExecuted) {
+  if (request.outcome == Outcome::kNotExecuted && execution.write) {
     return Fail("executed, though the client was told that it was not", execution.id);
   }
   uint32_t& last = last_write_[ClientAndKey(request.client, execution.key)];
@@ -164,6 +165,9 @@ void Oracle::OnReply(uint64_t id, absl::string_view frame, absl::string_view for
   Request& request = requests_[id - 1];
   ABSL_ASSERT(request.outcome == Outcome::kPending);
   ++answered_;
+  if (net_->printing()) {
+    net_->Note(absl::StrCat("answer ", Describe(id), " ", absl::CHexEscape(frame.substr(0, 80))));
+  }
   if (frame[0] == '-') {
     if (!TakeError(id, frame.substr(1, frame.size() - 3), forged)) return;
     if (request.outcome == Outcome::kNotExecuted) CheckNotRan(id);
@@ -195,7 +199,8 @@ bool Oracle::TakeError(uint64_t id, absl::string_view line, absl::string_view fo
   } else if (absl::EndsWith(line, "(outcome unknown)")) {
     request.outcome = Outcome::kUnknown;
   } else if (of_server) {
-    request.outcome = script ? Outcome::kUnknown : Outcome::kNotExecuted;
+    // A read may have run before, and its reply have been lost.
+    request.outcome = script || !Writes(request.op) ? Outcome::kUnknown : Outcome::kNotExecuted;
   } else {
     Fail(absl::StrCat("unexpected error '", line, "'"), id);
     return false;
@@ -222,6 +227,7 @@ bool Oracle::TakeError(uint64_t id, absl::string_view line, absl::string_view fo
 
 void Oracle::CheckNotRan(uint64_t id) {
   const Request& request = requests_[id - 1];
+  if (!Writes(request.op)) return;  // a read that ran, and whose reply was lost, changed nothing
   for (const uint8_t executions : request.executions) {
     if (executions > 0) Fail("the client was told that it was not executed, but it was", id);
   }

@@ -92,7 +92,7 @@ void SimClient::OnConnected(Connecting*, int error, Stream* stream) {
   stream_->set_observer(this);
   scanner_ = resp::ReplyScanner();
   write_shut_ = false;
-  ended_ = false;
+  ended_ = reset_ = false;
   if (profile_.commands > 0) received_.clear();
   if (profile_.resp3 && profile_.commands > 0) {
     hello_due_ = true;
@@ -132,7 +132,7 @@ void SimClient::Read() {
     const absl::string_view arrived = stream_->arrived().substr(0, limit);
     if (arrived.empty()) {
       char none;
-      reset_ = stream_->Read(&none, 1) < 0;
+      reset_ |= stream_->Read(&none, 1) < 0;
       return End();
     }
     const std::string bytes(arrived.data(), arrived.size());
@@ -402,7 +402,8 @@ void SimClient::Write() {
     const ssize_t result = stream_->Write(output_.data() + output_head_, n);
     if (result == -EAGAIN) break;
     if (result < 0) {
-      // There may be replies to read still; their end will tell.
+      // There may be replies to read still, and then the end.
+      reset_ = true;
       output_.clear();
       output_head_ = 0;
       return;

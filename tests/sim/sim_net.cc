@@ -425,9 +425,15 @@ void SimNet::Trace(absl::string_view what, uint64_t a, uint64_t b) {
   }
 }
 
+void SimNet::Note(absl::string_view text) {
+  if (!print_trace_) return;
+  fprintf(stderr, "%12.6f %.*s\n", static_cast<double>(now()) / kSecond,
+          static_cast<int>(text.size()), text.data());
+}
+
 void SimNet::Fail(absl::string_view what) {
   Trace("fail");
-  if (print_trace_) fprintf(stderr, "FAIL %s\n", std::string(what).c_str());
+  Note(absl::StrCat("FAIL ", what));
   if (failure_.empty()) {
     failure_ = absl::StrCat("at ", static_cast<double>(now()) / kSecond, " s: ", what);
   }

@@ -259,6 +259,9 @@ class SimNet {
   // --- telling
   // Goes into the hash of the run; printed if SIM_TRACE is set in the environment.
   void Trace(absl::string_view what, uint64_t a = 0, uint64_t b = 0);
+  // Printed only: for what is not an event.
+  void Note(absl::string_view text);
+  bool printing() const { return print_trace_; }
   uint64_t trace_hash() const { return trace_hash_; }
   uint64_t steps() const { return steps_; }
   // Something that must not be. The first one is kept.
