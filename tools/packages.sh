@@ -166,7 +166,9 @@ install_node_packages() {
   cp "$manifest/package-lock.json" "$directory/installed-lock.json"
 }
 
-# A second build of the same sources is quick where ccache happens to be there.
+# A second build of the same sources is quick where ccache happens to be there, also in another
+# clone: paths within the tree count as relative.
 if command -v ccache >/dev/null; then
+  export CCACHE_BASEDIR="$packages_root" CCACHE_NOHASHDIR=1
   export CMAKE_CXX_COMPILER_LAUNCHER="${CMAKE_CXX_COMPILER_LAUNCHER:-ccache}"
 fi
