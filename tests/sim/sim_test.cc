@@ -354,6 +354,77 @@ TEST_F(SimTest, AScriptCannotForgeARedirection) {
   }
 }
 
+// An ASK is good for now. Held until a connection was open, it went to a node that was importing
+// the slot once more, from somebody else, and ran there on nothing.
+TEST_F(SimTest, AnAskThatHadToWaitIsAskedForAgain) {
+  SimClient* client = world().Connect();
+  Ask(client, "SET a x");
+  const cluster::Slot slot = cluster::SlotOf("a");
+  const int first = NodeOf("a").number();
+  const int second = OtherThan(first);
+  cluster().BeginMigration(slot, second);
+  cluster().MigrateAllKeys(slot);
+  world().net()->faults()->connect_slow = 1;
+  world().net()->faults()->connect_slow_max = 200 * kMillisecond;
+  client->TakeReceived();
+  client->SendCommand("GET a");
+  world().RunFor(2 * kMillisecond);
+  world().net()->faults()->connect_slow = 0;
+  cluster().EndMigration(slot);
+  cluster().MoveSlots({slot}, first);
+  cluster().SpreadNews();
+  cluster().BeginMigration(slot, second);
+  world().RunUntilIdle();
+  EXPECT_EQ(client->received(), "$1\r\nx\r\n");
+}
+
+// A true ASK was not confirmed when the slot had arrived before anybody was asked.
+TEST_F(SimTest, AScriptFollowsAnAskThoughTheSlotHasArrivedMeanwhile) {
+  SimClient* client = world().Connect();
+  const cluster::Slot slot = cluster::SlotOf("a");
+  cluster().options()->gossip_min = cluster().options()->gossip_max = 20 * kMillisecond;
+  cluster().BeginMigration(slot, OtherThan(NodeOf("a").number()));
+  Ask(client, "GET a");
+  client->SendCommand("EVAL set 1 a x");
+  world().RunFor(kMillisecond);
+  cluster().EndMigration(slot);
+  client->TakeReceived();
+  world().RunUntilIdle();
+  EXPECT_EQ(client->received(), "+OK\r\n");
+  EXPECT_THAT(Journal("EVAL"), testing::UnorderedElementsAre("!EVAL a", "EVAL a"));
+}
+
+// A refused command ran after a later one of its key, whose reply was lost.
+TEST_F(SimTest, WhatMayHaveRunOvertakesWhatWasRefused) {
+  SimClient* client = world().Connect();
+  Ask(client, "GET a");
+  FakeNode& node = NodeOf("a");
+  node.set_service_time(50 * kMillisecond, 50 * kMillisecond);
+  node.AnswerNext("INCR", "-TRYAGAIN Multiple keys request during rehashing of slot\r\n");
+  client->TakeReceived();
+  client->SendCommand("INCR a");
+  client->SendCommand("SET a x");
+  world().RunUntil([&] { return world().stats()->Sum(&proxy::WorkerStats::try_again) == 1; });
+  node.CutReplyAfter(1);
+  world().RunUntilIdle();
+  EXPECT_THAT(client->received(), StartsWith("-ERR proxy: overtaken by a later command on the same "
+                                             "key (not executed)\r\n"));
+  EXPECT_THAT(client->received(), testing::EndsWith(kLost));
+  EXPECT_THAT(Journal("INCR"), ElementsAre());
+}
+
+// The end of one request made later ones "overtaken" by it.
+TEST_F(SimTest, NobodyIsOvertakenByAnEarlierCommand) {
+  SimClient* client = world().Connect();
+  const std::string other = cluster().node(OtherThan(NodeOf("a").number()))->HostPort();
+  NodeOf("a").AnswerNext("GET", "-TRYAGAIN Multiple keys request during rehashing of slot\r\n");
+  client->Send(Command({"EVAL", "fail MOVED 15495 " + other, "1", "a", "x"}));
+  client->SendCommand("GET a");
+  world().RunUntilIdle();
+  EXPECT_EQ(client->received(),
+            "-ERR proxy: redirection not confirmed (outcome unknown)\r\n$1\r\nx\r\n");
+}
+
 // --- states of the cluster
 
 TEST_F(SimTest, AClusterThatIsDownForASecondCostsNoError) {
@@ -541,6 +612,43 @@ TEST_F(SimTest, NoCommandIsWrittenBeforeTheHandshakeIsAnswered) {
   NodeOf("a").HoldReplies(false);
   world().RunUntilIdle();
   EXPECT_EQ(client->received(), "+OK\r\n");
+}
+
+// --- receive buffers
+
+// Each has sent the half of a request: whoever waits for the other half must not need what they
+// hold.
+TEST_F(SimTest, HalfRequestsOfManyClientsDoNotKeepAllBuffers) {
+  Make({.ring = {.client_buffers = 4, .backend_buffers = 4, .buffer_bytes = 8192}});
+  std::vector<SimClient*> clients;
+  for (int i = 0; i < 12; ++i) clients.push_back(world().Connect());
+  world().RunUntilIdle(10 * kMillisecond);
+  const std::string request = Command({"SET", "a", std::string(20000, 'x')});
+  for (size_t done = 0; done < request.size(); done += 7000) {
+    world().Stall(kMillisecond);  // so that all have arrived when the worker looks
+    for (SimClient* client : clients) client->Send(request.substr(done, 7000));
+    world().RunFor(5 * kMillisecond);
+  }
+  world().RunUntilIdle();
+  for (SimClient* client : clients) EXPECT_EQ(client->received(), "+OK\r\n");
+}
+
+// Replies that wait for an earlier one must not keep the buffers which that one needs.
+TEST_F(SimTest, RepliesThatWaitDoNotKeepAllBuffers) {
+  Make({.ring = {.client_buffers = 4, .backend_buffers = 4, .buffer_bytes = 4096}});
+  SimClient* client = world().Connect();
+  for (absl::string_view key : {"a", "b", "c"}) {
+    Ask(client, absl::StrCat("SET ", key, " ", std::string(6000, 'x')));
+  }
+  client->TakeReceived();
+  NodeOf("a").HoldReplies(true);
+  client->SendCommand("GET a");
+  for (int i = 0; i < 20; ++i) client->SendCommand(i % 2 == 0 ? "GET b" : "GET c");
+  world().RunFor(100 * kMillisecond);
+  EXPECT_EQ(client->received(), "");
+  NodeOf("a").HoldReplies(false);
+  world().RunUntilIdle();
+  EXPECT_EQ(client->received().size(), 21u * (6000 + 9));
 }
 
 // --- failures of nodes

@@ -26,8 +26,8 @@ enum class Kind { kCalm, kMoving, kChaos };
 SimRing::Options RingOf(Random* random) {
   SimRing::Options ring;
   ring.buffer_bytes = random->Magnitude(64, 16 << 10);
-  ring.client_buffers = static_cast<uint32_t>(random->Magnitude(2, 64));
-  ring.backend_buffers = static_cast<uint32_t>(random->Magnitude(2, 64));
+  ring.client_buffers = static_cast<uint32_t>(random->Magnitude(4, 64));
+  ring.backend_buffers = static_cast<uint32_t>(random->Magnitude(4, 64));
   ring.incremental = random->Below(2) == 0;
   ring.completions_max = random->Magnitude(16, 16384);
   ring.submissions_max = random->Magnitude(4, 4096);
