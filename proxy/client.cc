@@ -410,7 +410,7 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
     const bool error = (stored ? request->reply.slices()[0].data()[0] : piece[0]) == '-';
     if (error && complete) return OnErrorReply(request, backend, piece);
     if (error) large = false;  // an error is looked at as a whole
-    if (complete && waiting > 0) worker_->dispatcher()->OnOrdinaryReply(request);
+    if (complete) worker_->dispatcher()->NoteMayHaveRun(request);
   }
   if (request == head_ && (complete || large)) {
     // It is its turn: the bytes leave as they come.
@@ -438,7 +438,7 @@ void Client::OnErrorReply(Request* request, Backend* backend, absl::string_view 
   request->reply_bytes = 0;
   const absl::string_view line = absl::string_view(text).substr(1, text.size() - 3);
   if (worker_->dispatcher()->OnErrorReply(request, backend, line)) return;
-  if (waiting > 0) worker_->dispatcher()->OnOrdinaryReply(request);
+  worker_->dispatcher()->NoteMayHaveRun(request);
   Answer(request, text);
 }
 

@@ -324,8 +324,11 @@ void Dispatcher::Expire(Request* request) {
     line = absl::StrCat("CLUSTERDOWN proxy: slot ", request->slot,
                         " has no reachable owner (not executed)");
   }
+  // While it still has its place among the others, see there.
+  const bool unknown = absl::EndsWith(line, kUnknownSuffix);
+  if (unknown) NoteMayHaveRun(request);
   LeaveWaiting(request);
-  if (absl::EndsWith(line, kUnknownSuffix)) return AnswerUnknown(request, line);
+  if (unknown) worker_->stats()->unknown_outcomes.Add(1);
   request->client->AnswerError(request, line);
 }
 
@@ -548,13 +551,13 @@ bool Dispatcher::OnRedirection(Request* request, Backend* backend,
 }
 
 void Dispatcher::AnswerUnknown(Request* request, absl::string_view line) {
-  // It may have run, and then it ran before the refused ones in front of it.
-  if (request->client->waiting > 0) OnOrdinaryReply(request);
+  NoteMayHaveRun(request);
   worker_->stats()->unknown_outcomes.Add(1);
   request->client->AnswerError(request, line);
 }
 
-void Dispatcher::OnOrdinaryReply(Request* request) {
+void Dispatcher::NoteMayHaveRun(Request* request) {
+  if (request->client->waiting == 0) return;
   bool before = true;
   request->client->ForEachUnanswered([&](Request* other) {
     if (other == request) before = false;

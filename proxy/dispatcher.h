@@ -41,9 +41,10 @@ class Dispatcher {
   // A whole error reply from the backend: `line` without '-' and CRLF. True: dealt with, the error
   // is not for the client. False: pass it on.
   bool OnErrorReply(Request* request, Backend* backend, absl::string_view line);
-  // A reply that the client gets: checks the requests before it that were refused.
-  void OnOrdinaryReply(Request* request);
-  // Answers it with an error that says "(outcome unknown)"; checks as OnOrdinaryReply does.
+  // The request ran, or may have: the refused ones before it that share a key with it can't run any
+  // more. It still has its place among its client's unanswered requests.
+  void NoteMayHaveRun(Request* request);
+  // NoteMayHaveRun, and the answer: an error that says "(outcome unknown)".
   void AnswerUnknown(Request* request, absl::string_view line);
   // Its connection ended before it was handed over.
   void OnNotHandedOver(Request* request);
