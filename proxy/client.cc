@@ -403,6 +403,7 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
   if (complete) {
     request->backend = nullptr;
     --in_flight;
+    if (!request->command->is_read_only()) NoteWrite(worker_->now());
     if (waiting > 0) worker_->WakeClient(this);
   }
   if (!request->streaming) {

@@ -111,7 +111,8 @@ class Client {
   // No more requests are taken after the one being answered.
   void StopAfterThis() { stop_after_this_ = true; }
   void ResetSession();
-  // A write of this client went out: its reads stay on primaries for a while.
+  // A write of this client, or a script, went out or was answered: its reads stay on primaries for a
+  // while.
   void NoteWrite(absl::Time now) { last_write_ = now; }
   absl::Time last_write() const { return last_write_; }
 

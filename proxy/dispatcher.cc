@@ -199,7 +199,7 @@ void Dispatcher::Send(Request* request, const Route& route) {
     client->plain_epoch = worker_->route_epoch();
   }
   request->asking = request->hold != nullptr && request->hold->ask;
-  if (request->command->is_write()) client->NoteWrite(worker_->now());
+  if (!request->command->is_read_only()) client->NoteWrite(worker_->now());
   route.backend->Enqueue(request);
 }
 
