@@ -39,6 +39,7 @@ constexpr absl::string_view kNotConfirmed =
     "ERR proxy: redirection not confirmed (outcome unknown)";
 constexpr absl::string_view kOvertaken =
     "ERR proxy: overtaken by a later command on the same key (not executed)";
+constexpr absl::string_view kNotExecutedSuffix = "(not executed)";
 constexpr absl::string_view kUnknownSuffix = "(outcome unknown)";
 constexpr absl::string_view kLost = "ERR proxy: backend connection lost (outcome unknown)";
 
@@ -324,6 +325,8 @@ void Dispatcher::Expire(Request* request) {
     line = absl::StrCat("CLUSTERDOWN proxy: slot ", request->slot,
                         " has no reachable owner (not executed)");
   }
+  // A read that was sent twice: the first time it may have run.
+  if (request->read_retried && absl::EndsWith(line, kNotExecutedSuffix)) line = std::string(kLost);
   // While it still has its place among the others, see there.
   const bool unknown = absl::EndsWith(line, kUnknownSuffix);
   if (unknown) NoteMayHaveRun(request);
@@ -510,8 +513,8 @@ bool Dispatcher::OnRedirection(Request* request, Backend* backend,
     request->force_primary = true;
   }
   if (++request->redirections > worker_->config().redirections_max) {
-    if (script) {
-      AnswerUnknown(request, kNotConfirmed);
+    if (script || request->read_retried) {
+      AnswerUnknown(request, script ? kNotConfirmed : kLost);
     } else {
       request->client->AnswerError(request, kTooManyRedirections);
     }
