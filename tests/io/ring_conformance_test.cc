@@ -313,8 +313,8 @@ TEST_P(RingConformanceTest, UnixSocketsCarryBytesBothWays) {
         return at_server.received().size() == 300000 && at_client.received().size() == 200000;
       },
       {&at_server, &at_client, &to_server, &to_client});
-  EXPECT_EQ(at_server.received(), Pattern(300000, 1));
-  EXPECT_EQ(at_client.received(), Pattern(200000, 2));
+  EXPECT_TRUE(at_server.received() == Pattern(300000, 1));
+  EXPECT_TRUE(at_client.received() == Pattern(200000, 2));
   EXPECT_EQ(client()->LocalName(pair.client), "") << "a client of a Unix socket has no name";
 }
 
@@ -398,7 +398,7 @@ TEST_P(RingConformanceTest, RecvIntoFillsTheMemoryGivenAndNoMore) {
     EXPECT_EQ(memory.substr(static_cast<size_t>(completion.result), 1), "?");
     received.append(memory, 0, static_cast<size_t>(completion.result));
   }
-  EXPECT_EQ(received, text);
+  EXPECT_TRUE(received == text);
   CloseAndWait(client(), pair.client);
   char byte;
   server()->RecvInto(token, pair.server, &byte, 1);
@@ -463,7 +463,7 @@ TEST_P(RingConformanceTest, OneSocketMayTakeAllBuffersInOneTurn) {
   EXPECT_EQ(server()->FreeBufferShare(BufferGroup::kClients), 0);
   std::string received;
   for (const Slice& slice : slices) received.append(slice.data(), slice.size());
-  EXPECT_EQ(received, Pattern(2 << 20).substr(0, received.size()));
+  EXPECT_TRUE(received == Pattern(2 << 20).substr(0, received.size()));
 }
 
 TEST_P(RingConformanceTest, RecvEndsWithoutBuffersAndGoesOnWhenTheyHaveReturned) {
@@ -514,7 +514,7 @@ TEST_P(RingConformanceTest, RecvEndsWithoutBuffersAndGoesOnWhenTheyHaveReturned)
     server().Turn(absl::ZeroDuration());  // they go back
     ++rounds;
   }
-  EXPECT_EQ(received, text);
+  EXPECT_TRUE(received == text);
   EXPECT_GE(rounds, 2);
 }
 
@@ -595,7 +595,7 @@ TEST_P(RingConformanceTest, ABufferComesBackOnlyAfterItsLastShare) {
         return received.size() == text.size();
       },
       {&sender}));
-  EXPECT_EQ(received, text);
+  EXPECT_TRUE(received == text);
   EXPECT_EQ(kept.bytes(), "by");
   EXPECT_EQ(whole_copy.bytes(), "kept by one byte's share");
 }
@@ -631,6 +631,9 @@ TEST_P(RingConformanceTest, FreeBufferShareFallsWithSharesHeldAndRecovers) {
     server().inbox().clear();
     return server()->FreeBufferShare(BufferGroup::kClients) == 1;
   });
+  // Its bytes are the kernel's until the send is over.
+  client()->Shutdown(client().NewToken(OpKind::kShutdown), pair.client, SHUT_RDWR);
+  RunUntil([&] { return sender.done(); }, {&sender});
 }
 
 TEST_P(RingConformanceTest, OneGroupWithoutBuffersLeavesTheOtherAlone) {
@@ -655,7 +658,7 @@ TEST_P(RingConformanceTest, OneGroupWithoutBuffersLeavesTheOtherAlone) {
   const std::string text = Pattern(1 << 20, 5);
   Sender sender(&client(), other.client, text);
   RunUntil([&] { return backend.received().size() == text.size(); }, {&backend, &sender});
-  EXPECT_EQ(backend.received(), text);
+  EXPECT_TRUE(backend.received() == text);
   EXPECT_EQ(server()->FreeBufferShare(BufferGroup::kClients), 0);
 }
 
@@ -680,7 +683,8 @@ TEST_P(RingConformanceTest, ManySocketsShareFewBuffersAndAllGetTheirInput) {
                            [&](const auto& r) { return r->received().size() == kBytes; });
       },
       agents);
-  for (uint32_t i = 0; i < kSockets; ++i) EXPECT_EQ(receivers[i]->received(), Pattern(kBytes, i));
+  for (uint32_t i = 0; i < kSockets; ++i)
+    EXPECT_TRUE(receivers[i]->received() == Pattern(kBytes, i));
 }
 
 // --- sending
@@ -709,6 +713,7 @@ TEST_P(RingConformanceTest, ASendToAPeerThatIsGoneFailsWithoutASignal) {
     Sender sender(&client(), pair.client, "anybody there?");
     ASSERT_TRUE(RunUntil([&] { return sender.done(); }, {&sender}));
     error = sender.error();
+    RunIdle({});  // the peer's answer takes its time
   }
   EXPECT_THAT(error, AnyOf(EPIPE, ECONNRESET));
 }
@@ -787,7 +792,7 @@ TEST_P(RingConformanceTest, ReceivedBytesCanBeSentOnWithoutACopyWhereThatIsPossi
     if (!input.more) server()->Recv(recv, in.server, BufferGroup::kClients);
   }
   RunUntil([&] { return receiver.received().size() == 10000; }, {&receiver});
-  EXPECT_EQ(receiver.received(), Pattern(10000));
+  EXPECT_TRUE(receiver.received() == Pattern(10000));
 }
 
 TEST_P(RingConformanceTest, ZeroCopyOnAUnixSocketIsAnOrdinarySend) {
@@ -806,7 +811,7 @@ TEST_P(RingConformanceTest, ZeroCopyOnAUnixSocketIsAnOrdinarySend) {
     sent += static_cast<size_t>(result.result);
   }
   RunUntil([&] { return receiver.received().size() == text.size(); }, {&receiver});
-  EXPECT_EQ(receiver.received(), text);
+  EXPECT_TRUE(receiver.received() == text);
 }
 
 // --- cancelling and closing
