@@ -1398,6 +1398,10 @@ std::string UringRing::Describe() const {
 absl::StatusOr<std::unique_ptr<Ring>> MakeUringRing(RingDirectory* directory, RingId id,
                                                     const RingOptions& options,
                                                     std::vector<std::string>* warnings) {
+  // One at a time. What a probe's ring shared with the kernel may come back at the same address in
+  // another thread, and liburing maps it unseen by race detectors: this orders the two.
+  static std::mutex one_at_a_time;
+  const std::lock_guard<std::mutex> lock(one_at_a_time);
   auto ring = std::make_unique<UringRing>(directory, id);
   const absl::Status status = ring->Open(options, warnings);
   if (!status.ok()) return status;
