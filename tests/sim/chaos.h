@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/sim/world.h"
@@ -71,8 +72,9 @@ class Chaos {
   bool stopped_ = false;
   std::vector<std::unique_ptr<Later>> later_;
   std::map<cluster::Slot, Nanos> settled_;  // not moved before
-  Nanos switched_ = 0;                      // no change of primaries before
-  std::map<int, int> troubled_;             // nodes that are hung, gone or cut off
+  std::map<std::pair<cluster::Slot, int>, Nanos> imported_;
+  Nanos switched_ = 0;           // no change of primaries before
+  std::map<int, int> troubled_;  // nodes that are hung, gone or cut off
   std::map<std::string, uint64_t> events_;
 };
 

@@ -677,7 +677,8 @@ void FakeNode::AdoptView(std::shared_ptr<const ClusterView> view) {
     const bool over = cluster_->MigrationTarget(it->first) != number_;
     it = view_->owner[it->first] != number_ && !over ? std::next(it) : importing_.erase(it);
   }
-  if (now >= 0 && now != before && before != -2) {
+  if (now >= 0 && (now != before || needs_copy_) && before != -2) {
+    needs_copy_ = false;
     effects_.clear();
     cluster_->CopyData(now, number_);
   }
@@ -805,8 +806,11 @@ void FakeCluster::Replicate(int primary, uint32_t key, uint64_t id, const Value*
   for (int i = 0; i < size(); ++i) {
     if (truth_->peers[i].primary != primary) continue;
     FakeNode* replica = node(i);
-    // The replica may follow another primary until it has heard.
-    if (replica->view_->peers[i].primary != primary) continue;
+    // The replica may follow another primary until it has heard; then it copies all.
+    if (replica->view_->peers[i].primary != primary) {
+      replica->needs_copy_ = true;
+      continue;
+    }
     FakeNode::Effect effect;
     effect.key = key;
     effect.id = id;
@@ -907,7 +911,7 @@ void FakeCluster::MoveSlots(absl::Span<const cluster::Slot> slots, int to) {
 bool FakeCluster::MayTakeOver(int replica) const {
   const int old = truth_->peers[static_cast<size_t>(replica)].primary;
   const FakeNode& node = *nodes_[static_cast<size_t>(replica)];
-  return old >= 0 && node.alive() && !node.hung() &&
+  return old >= 0 && node.alive() && !node.hung() && !node.needs_copy_ &&
          node.view_->peers[static_cast<size_t>(replica)].primary == old;
 }
 

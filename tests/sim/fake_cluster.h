@@ -203,6 +203,7 @@ class FakeNode final : public Listener::Observer {
   std::vector<std::unique_ptr<Value>> data_;  // by key
   std::deque<Effect> effects_;                // of the primary, on their way to this replica
 
+  bool needs_copy_ = false;  // it has missed what its primary did
   bool hung_ = false;
   bool hold_replies_ = false;
   bool loading_ = false;

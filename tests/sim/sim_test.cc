@@ -744,6 +744,27 @@ TEST_F(SimTest, ReadsGoToReplicasAndBackToThePrimaryInNeed) {
   EXPECT_THAT(NodeOf("a").journal(), ElementsAre("GET a"));
 }
 
+// Scripts were no writes, and a write's time was that of its sending: reads went to replicas that
+// had not got it yet.
+TEST_F(SimTest, AClientReadsWhatItHasWritten) {
+  WorldOptions options;
+  options.configure = [](proxy::Config* config) {
+    config->read_prefer = cluster::ReadPrefer::kReplica;
+  };
+  options.cluster.replication_min = options.cluster.replication_max = 500 * kMillisecond;
+  Make(options);
+  SimClient* client = world().Connect();
+  EXPECT_EQ(Ask(client, "EVAL set 1 a x"), "+OK\r\n");
+  EXPECT_EQ(Ask(client, "GET a"), "$1\r\nx\r\n");
+  NodeOf("a").set_service_time(2 * kSecond, 2 * kSecond);
+  client->SendCommand("PING");
+  client->SendCommand("INCR {a}");
+  EXPECT_EQ(Ask(client, "SET a y"), "+PONG\r\n");
+  world().RunUntil([&] { return absl::EndsWith(client->received(), "+OK\r\n"); });
+  NodeOf("a").set_service_time(kMicrosecond, kMicrosecond);
+  EXPECT_EQ(Ask(client, "GET a"), "$1\r\ny\r\n");
+}
+
 TEST_F(SimTest, APasswordTheNodesRefuseIsNotShownToClients) {
   Make({.cluster = {.password = "right"}});
   SimClient* client = world().Connect();

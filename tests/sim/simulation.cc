@@ -68,7 +68,15 @@ SimulationResult RunSimulation(const SimulationOptions& options) {
   const uint32_t requests_max = static_cast<uint32_t>(random.Magnitude(2, 4096));
   const uint64_t zero_copy_min = random.Magnitude(16, 32 << 10);
   const uint32_t backend_connections = random.Below(4) == 0 ? 2 : 1;
+  const uint64_t read_prefer = random.Below(4);
+  const bool retry_reads = random.Below(4) != 0;
+  const bool small_memory = kind == Kind::kChaos && random.Below(8) == 0;
+  const size_t clients_max = random.Below(8) == 0 ? 4 : 10000;
   world_options.configure = [=](proxy::Config* config) {
+    if (read_prefer == 0) config->read_prefer = cluster::ReadPrefer::kReplica;
+    config->retry_reads = retry_reads;
+    if (small_memory) config->memory_limit_bytes = 1 << 20;
+    (void)clients_max;
     config->requests_per_client_max = requests_max;
     config->zero_copy_bytes_min = zero_copy_min;
     config->backend_connections = backend_connections;
