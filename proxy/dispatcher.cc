@@ -366,7 +366,10 @@ Dispatcher::Verdict Dispatcher::FindTarget(Request* request) {
   }
   if (!answered) return Verdict::kNotYet;
   const cluster::Shard* shard = topology.ShardFor(request->slot);
-  const bool same_owner = shard != nullptr && topology.node(shard->primary).id == hold->refused_by;
+  // Of the topology that it was refused under. A newer one may well give the slot to that node.
+  const bool same_owner = shard != nullptr &&
+                          topology.node(shard->primary).id == hold->refused_by &&
+                          hold->redirected_in == worker_->topology_number();
   if (index != cluster::kNoNode || (hold->ask ? HasStoppedMoving(*request) : !same_owner)) {
     // The node means itself, the slot has another owner by now, or is not moving any more: by the
     // topology.
@@ -374,6 +377,12 @@ Dispatcher::Verdict Dispatcher::FindTarget(Request* request) {
     hold->target_host.clear();
     return Verdict::kGo;
   }
+  return AskAgain(request);
+}
+
+// Waits for another view, begun after now, while there is time.
+Dispatcher::Verdict Dispatcher::AskAgain(Request* request) {
+  Hold* hold = request->hold.get();
   hold->backoff = std::clamp(hold->backoff * 2, kBackoffMin, kBackoffMax);
   hold->not_before = worker_->now() + worker_->Jitter(hold->backoff);
   hold->refresh_ask = worker_->AskRefresh(hold->refused_by);
@@ -392,12 +401,7 @@ bool Dispatcher::HasStoppedMoving(const Request& request) {
 Dispatcher::Verdict Dispatcher::ConfirmScript(Request* request) {
   Hold* hold = request->hold.get();
   const cluster::Topology* view = worker_->ViewFor(hold->refresh_ask);
-  if (view == nullptr) {  // nobody could be asked; once more, while there is time
-    hold->backoff = std::clamp(hold->backoff * 2, kBackoffMin, kBackoffMax);
-    hold->not_before = worker_->now() + worker_->Jitter(hold->backoff);
-    hold->refresh_ask = worker_->AskRefresh(hold->refused_by);
-    return Verdict::kNotYet;
-  }
+  if (view == nullptr) return AskAgain(request);  // nobody could be asked
   const bool own_view =
       view->source() != cluster::kNoNode && view->node(view->source()).id == hold->refused_by;
   const cluster::MovingSlot* moving = own_view ? view->FindMoving(request->slot) : nullptr;
@@ -421,6 +425,8 @@ Dispatcher::Verdict Dispatcher::ConfirmScript(Request* request) {
       hold->ask_at = worker_->now();
     }
   }
+  // Another's view may be an older one: it can confirm, but not refute.
+  if (!confirmed && !own_view) return AskAgain(request);
   if (!confirmed) return Verdict::kExpired;
   hold->confirm = hold->confirm_moving = false;
   hold->target_host.clear();

@@ -74,6 +74,7 @@ class Dispatcher {
   Verdict CheckHold(Request* request);
   Verdict ConfirmScript(Request* request);
   Verdict FindTarget(Request* request);
+  Verdict AskAgain(Request* request);
   bool HasStoppedMoving(const Request& request);
   bool IsOvertakenByTopology(const Request& request);
   void Expire(Request* request);
