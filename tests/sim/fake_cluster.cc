@@ -849,7 +849,10 @@ int FakeCluster::MigrationTarget(cluster::Slot slot) const {
 void FakeCluster::BeginMigration(cluster::Slot slot, int to) {
   const int from = truth_->owner[slot];
   if (from < 0 || from == to || IsMigrating(slot)) return;
-  // Both would refuse: "I'm not the owner of hash slot", "I'm already the owner of hash slot".
+  // One of them would refuse: "I don't know about node", "I'm not the owner of hash slot", "I'm
+  // already the owner of hash slot".
+  if (node(from)->view_->peers.size() <= static_cast<size_t>(to)) return;
+  if (node(to)->view_->peers.size() <= static_cast<size_t>(from)) return;
   if (node(from)->view_->owner[slot] != from || node(to)->view_->owner[slot] == to) return;
   net_->Trace("migrate", slot, static_cast<uint64_t>(to));
   migrations_[slot] = {from, to};

@@ -394,6 +394,21 @@ TEST_F(SimTest, AScriptFollowsAnAskThoughTheSlotHasArrivedMeanwhile) {
   EXPECT_THAT(Journal("EVAL"), testing::UnorderedElementsAre("!EVAL a", "EVAL a"));
 }
 
+// It was held for all of its time, though the cluster had changed and said who the owner was.
+TEST_F(SimTest, ARedirectionToAnAddressThatIsNoMoreIsForgottenWithTheTopology) {
+  SimClient* client = world().Connect();
+  NodeOf("a").AnswerNext("INCR", "-MOVED 15495 10.0.9.9:7001\r\n");
+  client->SendCommand("INCR a");
+  world().RunFor(kSecond);
+  EXPECT_EQ(client->received(), "");
+  cluster().MoveSlots({cluster::SlotOf("b")}, OtherThan(NodeOf("b").number()));
+  const Nanos begin = world().now();
+  client->SendCommand("GET b");
+  world().RunUntil([&] { return !client->received().empty(); });
+  EXPECT_EQ(client->received(), ":1\r\n$-1\r\n");
+  EXPECT_LE(world().now() - begin, 500 * kMillisecond);
+}
+
 // A refused command ran after a later one of its key, whose reply was lost.
 TEST_F(SimTest, WhatMayHaveRunOvertakesWhatWasRefused) {
   SimClient* client = world().Connect();
