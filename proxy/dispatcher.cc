@@ -150,6 +150,8 @@ NodeBackends* Dispatcher::ChooseNode(Request* request, bool* read_only, bool* by
 bool Dispatcher::IsOvertakenByTopology(const Request& request) {
   const Hold& hold = *request.hold;
   if (hold.ask || hold.redirected_in == worker_->topology_number()) return false;
+  // The first one since then may have been asked for before; the next one was not.
+  if (worker_->topology_number() - hold.redirected_in >= 2) return true;
   const cluster::Topology& topology = *worker_->cluster()->topology;
   const cluster::Shard* shard = topology.ShardFor(request.slot);
   return shard != nullptr && topology.node(shard->primary).id != hold.refused_by;
