@@ -70,6 +70,8 @@ class Oracle final : public ExecutionObserver {
 
   // Slots may be on the move: then a script can pass its own error off as the node's.
   void set_slots_move(bool move) { slots_move_ = move; }
+  // Reads may go to replicas that were away for a while: what they say may be old.
+  void set_old_reads_allowed(bool allowed) { old_reads_allowed_ = allowed; }
   // The number of one more client connection.
   uint32_t NewClient() { return ++clients_; }
   // A request is about to be sent: its id.
@@ -123,6 +125,7 @@ class Oracle final : public ExecutionObserver {
   FakeCluster* cluster_ = nullptr;
   bool errors_allowed_ = true;
   bool slots_move_ = true;
+  bool old_reads_allowed_ = false;
   int redirects_max_ = 5;
   std::deque<Request> requests_;                        // by id - 1
   std::vector<uint32_t> sequences_;                     // by client: the last one
