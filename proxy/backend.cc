@@ -282,7 +282,7 @@ void Backend::Flush() {
       continue;
     }
     if (request->asking && request->hold->AskIsStale(worker_->now())) {
-      SettleOne(request, false, false);  // the connection took too long to open
+      GiveBack(request);  // the connection took too long to open
       continue;
     }
     PendingRing::Entry entry;
@@ -310,6 +310,23 @@ void Backend::Flush() {
   connection_.Flush();
   ArmDeadline();
   if (state_ == State::kRetired && owed() == 0) Fail(Failure::kRetired, "");
+}
+
+// The request, and those behind it that must not overtake it, find another way.
+void Backend::GiveBack(Request* request) {
+  const Client* client = request->client;
+  const cluster::Slot slot = request->slot;
+  std::deque<Request*> unsent;
+  unsent.swap(unsent_);
+  SettleOne(request, false, false);
+  for (Request* behind : unsent) {
+    if (behind->client != client || behind->slot != slot) {
+      unsent_.push_back(behind);
+      continue;
+    }
+    unsent_bytes_ -= behind->bytes.size();
+    SettleOne(behind, false, false);
+  }
 }
 
 void Backend::OnSend(const io::Completion& completion) {

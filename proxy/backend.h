@@ -127,6 +127,7 @@ class Backend {
   void TakeHandshake(const io::Slice& data);
   void AfterReply();
   void FenceOff();
+  void GiveBack(Request* request);
   void Settle();
   void SettleOne(Request* request, bool handed_over, bool head);
   absl::Duration ReplyTimeout() const;
