@@ -378,6 +378,29 @@ TEST_F(SimTest, AnAskThatHadToWaitIsAskedForAgain) {
   EXPECT_EQ(client->received(), "$1\r\nx\r\n");
 }
 
+// What waited behind it on that connection was sent all the same.
+TEST_F(SimTest, NobodyOvertakesAnAskThatHadToWait) {
+  SimClient* client = world().Connect();
+  Ask(client, "SET a x");
+  const cluster::Slot slot = cluster::SlotOf("a");
+  const int second = OtherThan(NodeOf("a").number());
+  cluster().BeginMigration(slot, second);
+  cluster().MigrateAllKeys(slot);
+  world().net()->faults()->connect_slow = 1;
+  world().net()->faults()->connect_slow_max = 200 * kMillisecond;
+  client->TakeReceived();
+  client->SendCommand("GET a");
+  world().RunFor(2 * kMillisecond);
+  world().net()->faults()->connect_slow = 0;
+  cluster().EndMigration(slot);
+  cluster().SpreadNews();
+  for (int i = 0; i < 10; ++i) client->SendCommand("APPEND a y");
+  client->SendCommand("GET a");
+  world().RunUntilIdle();
+  EXPECT_THAT(client->received(), StartsWith("$1\r\nx\r\n:2\r\n:3\r\n"));
+  EXPECT_THAT(client->received(), testing::EndsWith(":11\r\n$11\r\nxyyyyyyyyyy\r\n"));
+}
+
 // A true ASK was not confirmed when the slot had arrived before anybody was asked.
 TEST_F(SimTest, AScriptFollowsAnAskThoughTheSlotHasArrivedMeanwhile) {
   SimClient* client = world().Connect();
