@@ -32,7 +32,8 @@ constexpr absl::string_view kNames[kWhats] = {
 // A primary that says nothing for so long is replaced, if it has a replica.
 constexpr Nanos kNodeTimeout = 1 * kSecond;
 constexpr Nanos kStallMax = 3 * kSecond;
-constexpr Nanos kReimport = 30 * kSecond;
+constexpr Nanos kReimport = 2 * kSecond;
+constexpr Nanos kReimportLate = 30 * kSecond;
 constexpr int kNodesMax = 12;
 
 int Sometimes(Random* random) { return random->Below(2) == 0 ? 0 : 1 << random->Below(4); }
@@ -250,13 +251,12 @@ void Chaos::Migrate(bool wrong_order) {
   const int to = RandomPrimary();
   if (from == to || from < 0 || cluster()->IsMigrating(slot)) return;
   if (InTrouble(from) || InTrouble(to) || settled_[slot] > world_->now()) return;
-  // A command on its way since the first time, after its ASKING, would be taken the second time,
-  // too, and run on nothing. Where the network holds commands back, nobody can help that.
+  // A command that was sent to the target the first time, and comes there the second time, with its
+  // ASKING, is taken and runs on nothing. Scripts are held until somebody confirms their
+  // redirection, and the network may hold back anything.
   Nanos& imported = imported_[{slot, to}];
-  if (options_.cut_off + options_.hang > 0 && imported > 0 &&
-      imported + kReimport > world_->now()) {
-    return;
-  }
+  const Nanos pause = options_.cut_off + options_.hang > 0 ? kReimportLate : kReimport;
+  if (imported > 0 && imported + pause > world_->now()) return;
   imported = world_->now();
   cluster()->BeginMigration(slot, to);
   MigrateStep(slot, wrong_order);

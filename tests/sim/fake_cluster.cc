@@ -22,6 +22,8 @@ constexpr size_t kReadBytes = 16 << 10;
 // Commands of slow nodes are executed one a turn.
 constexpr Nanos kSlowService = 500 * kMicrosecond;
 constexpr size_t kCommandsPerTurn = 64;
+// No request waits for longer between its refusal and its answer.
+constexpr Nanos kLately = 6 * kSecond;
 constexpr int64_t kRangeEnd = 1'000'000'000;
 constexpr uint16_t kPort = 7000;
 
@@ -792,7 +794,24 @@ std::vector<int> FakeCluster::Primaries() const {
   return primaries;
 }
 
+bool FakeCluster::CameBackLately(cluster::Slot slot) const {
+  const auto it = moves_.find(slot);
+  return it != moves_.end() && it->second.came_back >= 0 &&
+         net_->now() - it->second.came_back < kLately;
+}
+
 void FakeCluster::SetTruth(std::shared_ptr<ClusterView> truth, absl::Span<const int> told) {
+  for (int slot = 0; truth_ != nullptr && slot < cluster::kSlotCount; ++slot) {
+    const int before = truth_->owner[slot];
+    const int now = truth->owner[slot];
+    if (before == now) continue;
+    Moves& moves = moves_[static_cast<cluster::Slot>(slot)];
+    moves.left[before] = net_->now();
+    const auto left = moves.left.find(now);
+    if (left != moves.left.end() && net_->now() - left->second < kLately) {
+      moves.came_back = net_->now();
+    }
+  }
   truth_ = std::move(truth);
   for (const int number : told) node(number)->AdoptView(truth_);
   for (const auto& each : nodes_) {

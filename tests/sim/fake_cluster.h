@@ -270,6 +270,8 @@ class FakeCluster {
   void MarkFailed(int number, bool failed);
   // Nobody serves the slot.
   void Uncover(cluster::Slot slot);
+  // The slot has lately come back to a node that it had left not long before that.
+  bool CameBackLately(cluster::Slot slot) const;
   // Everybody forgets the node, which serves no slots.
   void Forget(int number);
   // After Kill: at its old address or at another.
@@ -297,6 +299,11 @@ class FakeCluster {
   KeyTable keys_;
   std::shared_ptr<const ClusterView> truth_;
   std::map<cluster::Slot, std::pair<int, int>> migrations_;  // source, target
+  struct Moves {
+    std::map<int, Nanos> left;  // by owner: when the slot was taken from it
+    Nanos came_back = -1;
+  };
+  std::map<cluster::Slot, Moves> moves_;
   uint64_t last_epoch_ = 0;
   int last_address_ = 0;
   std::vector<std::unique_ptr<FakeNode>> nodes_;

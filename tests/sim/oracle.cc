@@ -141,10 +141,9 @@ void Oracle::OnExecuted(const Execution& execution) {
   request.replies.push_back(Hash(execution.reply));
 }
 
-void Oracle::OnRefused(int node, uint64_t id, absl::string_view line) {
+void Oracle::OnRefused(int, uint64_t id, absl::string_view line) {
   if (id == 0 || id > requests_.size()) return;
   Request& request = requests_[id - 1];
-  request.refused_by = node;
   if (!absl::StartsWith(line, "MOVED ") && !absl::StartsWith(line, "ASK ")) {
     request.redirects = 0;  // waited out; it is time that bounds this
     return;
@@ -214,14 +213,17 @@ bool Oracle::TakeError(uint64_t id, absl::string_view line, absl::string_view fo
     if (c >= '0' && c <= '9') c = '#';
   }
   ++errors_[kind];
-  // Part of a group of keys may be refused while the slot moves, when a later command has run.
+  // Part of a group of keys may be refused while the slot moves, when a later command has run. When
+  // the slot comes back to the node that had refused the first of several commands, the later ones
+  // run there; and of a script it can't be told any more whether that node told the truth.
+  const bool came_back = std::any_of(
+      request.keys.begin(), request.keys.end(),
+      [this](uint32_t key) { return cluster_->CameBackLately(cluster_->keys()->slot(key)); });
   const bool overtaken =
-      slots_move_ && request.keys.size() > 1 && absl::StrContains(line, "overtaken");
-  // The node that sent a script elsewhere owns the slot again: it may have lied then.
-  const bool came_back =
-      slots_move_ && script && absl::StrContains(line, "not confirmed") &&
-      cluster_->OwnerOf(cluster_->keys()->slot(request.keys[0])) == request.refused_by;
-  if (!errors_allowed_ && request.op != Op::kEvalFail && !overtaken && !came_back) {
+      slots_move_ && (request.keys.size() > 1 || came_back) && absl::StrContains(line, "overtaken");
+  const bool unconfirmed =
+      slots_move_ && script && came_back && absl::StrContains(line, "not confirmed");
+  if (!errors_allowed_ && request.op != Op::kEvalFail && !overtaken && !unconfirmed) {
     Fail(absl::StrCat("error without a cause, '", line, "'"), id);
   }
   return true;

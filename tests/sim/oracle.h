@@ -54,7 +54,6 @@ class Oracle final : public ExecutionObserver {
     bool resp3 = false;
     bool forges_redirection = false;
     uint8_t redirects = 0;
-    int refused_by = -1;
     absl::InlinedVector<uint32_t, 1> keys;
     absl::InlinedVector<uint8_t, 1> executions;  // by place in `keys`
     absl::InlinedVector<uint64_t, 1> replies;    // hashes, of executions that may be answered
