@@ -564,7 +564,10 @@ bool Dispatcher::OnRedirection(Request* request, Backend* backend,
 void Dispatcher::AnswerUnknown(Request* request, absl::string_view line) {
   NoteMayHaveRun(request);
   worker_->stats()->unknown_outcomes.Add(1);
-  request->client->AnswerError(request, line);
+  Client* const client = request->client;
+  client->AnswerError(request, line);
+  // What waited for its reply may go now, or is over.
+  if (client->waiting > 0) worker_->WakeClient(client);
 }
 
 void Dispatcher::NoteMayHaveRun(Request* request) {
