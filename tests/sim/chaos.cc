@@ -164,6 +164,8 @@ void Chaos::Do(int what) {
       const int primary = RandomPrimary();
       const std::vector<int> replicas = cluster()->ReplicasOf(primary);
       if (replicas.empty() || InTrouble(primary) || switched_ > world_->now()) return;
+      // Who is asked to confirm a redirection to it would name another node.
+      if (options_.settle > 0 && cluster()->IsInMigration(primary)) return;
       switched_ = world_->now() + options_.settle;
       const int replica = replicas[random()->Below(replicas.size())];
       if (InTrouble(replica)) return;

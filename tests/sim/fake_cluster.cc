@@ -859,6 +859,12 @@ void FakeCluster::CopyData(int from, int to) {
 
 bool FakeCluster::IsMigrating(cluster::Slot slot) const { return migrations_.count(slot) != 0; }
 
+bool FakeCluster::IsInMigration(int node) const {
+  return std::any_of(migrations_.begin(), migrations_.end(), [node](const auto& entry) {
+    return entry.second.first == node || entry.second.second == node;
+  });
+}
+
 int FakeCluster::MigrationTarget(cluster::Slot slot) const {
   if (migrations_.empty()) return -1;
   const auto it = migrations_.find(slot);

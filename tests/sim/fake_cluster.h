@@ -255,6 +255,7 @@ class FakeCluster {
   // order, in which the two send clients to each other for a while.
   void EndMigration(cluster::Slot slot, bool source_first = false);
   bool IsMigrating(cluster::Slot slot) const;
+  bool IsInMigration(int node) const;
   // -1: it does not migrate.
   int MigrationTarget(cluster::Slot slot) const;
 
