@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <utility>
 
 #include "absl/base/attributes.h"
@@ -32,7 +33,7 @@ struct Block {
   char* data = nullptr;
   size_t size = 0;
   uint32_t refs = 0;
-  uint32_t index = 0;  // the owner's own number for it
+  uint32_t index = 0;   // the owner's own number for it
   bool scarce = false;  // one of a fixed few, as receive buffers are: don't hold it for long
   BlockOwner* owner = nullptr;
 };
@@ -128,6 +129,19 @@ class Rope {
   void Clear() {
     slices_.clear();
     bytes_ = 0;
+  }
+  // The pieces' bytes, which live as long as the rope.
+  absl::InlinedVector<absl::string_view, 4> Views() const {
+    absl::InlinedVector<absl::string_view, 4> views;
+    for (const Slice& slice : slices_) views.push_back(slice.bytes());
+    return views;
+  }
+  // The bytes in one string.
+  std::string Flatten() const {
+    std::string text;
+    text.reserve(bytes_);
+    for (const Slice& slice : slices_) text.append(slice.data(), slice.size());
+    return text;
   }
   size_t size() const { return bytes_; }
   bool empty() const { return bytes_ == 0; }

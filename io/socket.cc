@@ -32,8 +32,8 @@ constexpr size_t kPathOffset = offsetof(sockaddr_un, sun_path);
 constexpr int kKeepAliveSeconds = 60;
 constexpr int kKeepAliveProbeSeconds = 10;
 constexpr int kKeepAliveProbes = 3;
-// The kernel counts it for a peer that lives but reads nothing, too: it must leave a slow reader time
-// to open its window, and still notice a peer that has vanished within 90 s.
+// The kernel counts it for a peer that lives but reads nothing, too: it must leave a slow reader
+// time to open its window, and still notice a peer that has vanished within 90 s.
 constexpr unsigned kUserTimeoutMs = 90 * 1000;
 constexpr int kRetryStepMs = 5;
 

@@ -29,7 +29,6 @@ constexpr absl::Duration kHandshakeTimeoutMax = absl::Seconds(1);
 constexpr size_t kHandshakeFrameBytesMax = 64 << 10;
 
 constexpr absl::string_view kTimeoutError = "ERR proxy: backend timeout (outcome unknown)";
-constexpr absl::string_view kLostError = "ERR proxy: backend connection lost (outcome unknown)";
 constexpr absl::string_view kProtocolError = "ERR proxy: backend protocol error (outcome unknown)";
 
 bool IsError(absl::string_view frame) {
@@ -247,14 +246,13 @@ bool Backend::HasRoom(size_t bytes) const {
   return unsent_.size() < kUnopenedRequestsMax && unsent_bytes_ + bytes <= kUnopenedBytesMax;
 }
 
-io::Slice Backend::CopyRequest(absl::Span<const absl::string_view> pieces, size_t bytes) {
-  char* out = arena_.Reserve(bytes);
-  size_t used = 0;
-  for (absl::string_view piece : pieces) {
-    memcpy(out + used, piece.data(), piece.size());
-    used += piece.size();
+io::Slice Backend::CopyRequest(const io::Rope& frame) {
+  char* out = arena_.Reserve(frame.size());
+  for (const io::Slice& slice : frame.slices()) {
+    memcpy(out, slice.data(), slice.size());
+    out += slice.size();
   }
-  return arena_.Commit(bytes);
+  return arena_.Commit(frame.size());
 }
 
 void Backend::Enqueue(Request* request) {
@@ -583,7 +581,7 @@ void Backend::SettleOne(Request* request, bool handed_over, bool head) {
     request->reply.Clear();
     return worker_->dispatcher()->Repeat(request);
   }
-  absl::string_view error = kLostError;
+  absl::string_view error = kConnectionLostError;
   if (failure_ == Failure::kTimeout) error = kTimeoutError;
   if (failure_ == Failure::kProtocol && head) error = kProtocolError;
   worker_->dispatcher()->AnswerUnknown(request, error);

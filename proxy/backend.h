@@ -71,7 +71,7 @@ class Backend {
   // open.
   void Enqueue(Request* request);
   // Copies a small request's bytes, adjacent to the one before.
-  io::Slice CopyRequest(absl::Span<const absl::string_view> pieces, size_t bytes);
+  io::Slice CopyRequest(const io::Rope& frame);
 
   // Gives what is queued to the kernel. Called once a turn if dirty.
   void Flush();

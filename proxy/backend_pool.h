@@ -78,10 +78,6 @@ class BackendPool {
 
   // Retires everything.
   void CloseAll();
-  template <typename Fn>
-  void ForEachNode(Fn fn) {
-    for (auto& [id, node] : nodes_) fn(*node);
-  }
 
  private:
   bool MayConnect(const NodeBackends& node) const;

@@ -15,9 +15,7 @@
 namespace proxy {
 namespace {
 
-// Smaller pieces are copied: it costs less than another part of a send, and the buffer is free at
-// once. Pieces of a larger frame are referenced from a quarter of that on.
-constexpr size_t kCopyBytes = 1 << 10;
+// Pieces of a frame that is not small are referenced from a quarter of that on.
 constexpr size_t kCopyPieceBytes = kCopyBytes / 4;
 // A frame that still lacks more than this is received into memory of its own.
 constexpr size_t kLargeRequestBytes = 64 << 10;
@@ -203,16 +201,12 @@ void Client::TakeFrame(const io::Slice& last_piece) {
   } else {
     frame.Append(last_piece);
   }
-  absl::InlinedVector<absl::string_view, 4> views;
-  for (const io::Slice& slice : frame.slices()) views.push_back(slice.bytes());
-  if (scanner_.is_inline()) return TakeInline(views);
-  TakeArray(views, frame, scanner_);
+  if (scanner_.is_inline()) return TakeInline(frame.Flatten());
+  TakeArray(frame.Views(), frame, scanner_);
 }
 
 // An inline command goes on as the array it means.
-void Client::TakeInline(const resp::Pieces& pieces) {
-  std::string line;
-  for (absl::string_view piece : pieces) line.append(piece.data(), piece.size());
+void Client::TakeInline(std::string line) {
   while (!line.empty() && (line.back() == '\n' || line.back() == '\r')) line.pop_back();
   std::vector<std::string> args;
   if (!resp::SplitInline(line, &args)) {
@@ -230,8 +224,7 @@ void Client::TakeInline(const resp::Pieces& pieces) {
   const resp::ScanResult result = scanned.Scan(array, limits);
   ABSL_ASSERT(result.status == resp::ScanStatus::kComplete);
   (void)result;
-  const absl::string_view whole = array;
-  TakeArray(absl::MakeConstSpan(&whole, 1), frame, scanned);
+  TakeArray(frame.Views(), frame, scanned);
 }
 
 void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
@@ -289,10 +282,10 @@ void Client::TakeOneSlot(const cluster::CommandSpec& command, const resp::Pieces
   if (command.single_first_key) {
     std::string copy;
     const cluster::Slot slot = cluster::SlotOf(resp::ViewAt(pieces, scanned.arg(1), &copy));
-    return StartOneSlot(command, slot, false, pieces, frame);
+    return StartOneSlot(command, slot, false, frame);
   }
   if (command.serve == cluster::Serve::kKeyless) {
-    return StartOneSlot(command, 0, false, pieces, frame);
+    return StartOneSlot(command, 0, false, frame);
   }
   const ArgList args(pieces);
   if (cluster::Blocks(command, args.views())) {
@@ -308,17 +301,17 @@ void Client::TakeOneSlot(const cluster::CommandSpec& command, const resp::Pieces
   if (!cluster::CommonSlot(args.views(), keys, &slot)) {
     return AnswerNewError(cluster::kCrossSlotError);
   }
-  StartOneSlot(command, slot, keys.empty(), pieces, frame);
+  StartOneSlot(command, slot, keys.empty(), frame);
 }
 
 void Client::StartOneSlot(const cluster::CommandSpec& command, cluster::Slot slot, bool barrier,
-                          const resp::Pieces& pieces, const io::Rope& frame) {
+                          const io::Rope& frame) {
   Request* request = NewRequest(command);
   request->slot = slot;
   request->barrier = barrier;
   request->charged = frame.size();
   request_bytes_ += request->charged;
-  if (!worker_->dispatcher()->Start(request, pieces, frame)) waiting_for_room_ = true;
+  if (!worker_->dispatcher()->Start(request, frame)) waiting_for_room_ = true;
 }
 
 void Client::TakeSplit(const cluster::CommandSpec& command, const resp::Pieces& pieces,
@@ -336,7 +329,7 @@ void Client::TakeSplit(const cluster::CommandSpec& command, const resp::Pieces& 
   }
   cluster::PlanSplit(slots, &fragments->plan);
   if (fragments->plan.fragments.size() == 1) {
-    return StartOneSlot(command, slots[0], false, pieces, frame);
+    return StartOneSlot(command, slots[0], false, frame);
   }
   Request* parent = NewRequest(command);
   parent->charged = frame.size();
@@ -431,8 +424,7 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
 
 // The last piece of an error reply. It may ask for something to be done instead of being passed on.
 void Client::OnErrorReply(Request* request, Backend* backend, absl::string_view last_piece) {
-  std::string text;
-  for (const io::Slice& slice : request->reply.slices()) text.append(slice.data(), slice.size());
+  std::string text = request->reply.Flatten();
   text.append(last_piece.data(), last_piece.size());
   reply_bytes_ -= request->reply.size();
   request->reply.Clear();

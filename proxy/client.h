@@ -111,8 +111,8 @@ class Client {
   // No more requests are taken after the one being answered.
   void StopAfterThis() { stop_after_this_ = true; }
   void ResetSession();
-  // A write of this client, or a script, went out or was answered: its reads stay on primaries for a
-  // while.
+  // A write of this client, or a script, went out or was answered: its reads stay on primaries for
+  // a while.
   void NoteWrite(absl::Time now) { last_write_ = now; }
   absl::Time last_write() const { return last_write_; }
 
@@ -145,7 +145,7 @@ class Client {
   void ClearInput();
   void KeepPartial(const io::Slice& piece);
   void TakeFrame(const io::Slice& last_piece);
-  void TakeInline(const resp::Pieces& pieces);
+  void TakeInline(std::string line);
   void TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
                  const resp::RequestScanner& scanned);
   void TakeOneSlot(const cluster::CommandSpec& command, const resp::Pieces& pieces,
@@ -153,7 +153,7 @@ class Client {
   void TakeSplit(const cluster::CommandSpec& command, const resp::Pieces& pieces,
                  const io::Rope& frame);
   void StartOneSlot(const cluster::CommandSpec& command, cluster::Slot slot, bool barrier,
-                    const resp::Pieces& pieces, const io::Rope& frame);
+                    const io::Rope& frame);
   Request* NewRequest(const cluster::CommandSpec& command);
   void AnswerNew(absl::string_view reply);
   void AnswerNewError(absl::string_view line);

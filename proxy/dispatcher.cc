@@ -19,8 +19,6 @@
 namespace proxy {
 namespace {
 
-// Smaller requests are copied next to each other; larger ones are sent from where they lie.
-constexpr size_t kCopyBytes = 1 << 10;
 // Larger ones get a connection of their own.
 constexpr size_t kSharedRequestBytesMax = 1 << 20;
 // L10: waiting and trying again.
@@ -41,26 +39,30 @@ constexpr absl::string_view kOvertaken =
     "ERR proxy: overtaken by a later command on the same key (not executed)";
 constexpr absl::string_view kNotExecutedSuffix = "(not executed)";
 constexpr absl::string_view kUnknownSuffix = "(outcome unknown)";
-constexpr absl::string_view kLost = "ERR proxy: backend connection lost (outcome unknown)";
-
-size_t TotalBytes(const resp::Pieces& pieces) {
-  size_t total = 0;
-  for (absl::string_view piece : pieces) total += piece.size();
-  return total;
-}
 
 bool IsOut(const Request& request) {
   return request.state == Request::State::kQueued || request.state == Request::State::kSent;
+}
+
+absl::Duration NextBackoff(Hold* hold) {
+  return hold->backoff = std::clamp(hold->backoff * 2, kBackoffMin, kBackoffMax);
+}
+
+// Id of the slot's primary; empty if nobody serves it.
+absl::string_view OwnerId(const cluster::Topology& topology, cluster::Slot slot) {
+  const cluster::Shard* shard = topology.ShardFor(slot);
+  if (shard == nullptr) return absl::string_view();
+  return topology.node(shard->primary).id;
 }
 
 }  // namespace
 
 // --- a new request
 
-bool Dispatcher::Start(Request* request, const resp::Pieces& pieces, const io::Rope& frame) {
+bool Dispatcher::Start(Request* request, const io::Rope& frame) {
   const cluster::CommandSpec& command = *request->command;
   request->read = command.is_read_only();
-  const size_t bytes = TotalBytes(pieces);
+  const size_t bytes = frame.size();
   request->private_connection = bytes > kSharedRequestBytesMax;
   const bool barrier_closed =
       request->barrier && request->client->in_flight + request->client->waiting > 0;
@@ -72,20 +74,20 @@ bool Dispatcher::Start(Request* request, const resp::Pieces& pieces, const io::R
       if (route.backend->HasRoom(bytes)) {
         if (bytes < kCopyBytes) {
           worker_->stats()->payload_bytes_copied.Add(bytes);
-          request->bytes.Append(route.backend->CopyRequest(pieces, bytes));
+          request->bytes.Append(route.backend->CopyRequest(frame));
         } else {
-          KeepBytes(request, pieces, frame);
+          KeepBytes(request, frame);
         }
         Send(request, route);
         return true;
       }
-      KeepBytes(request, pieces, frame);
+      KeepBytes(request, frame);
       Wait(request);
       route.backend->AddWaiter(request->client->index(), request->client->generation());
       return false;
     }
   }
-  KeepBytes(request, pieces, frame);
+  KeepBytes(request, frame);
   Wait(request);
   if (!barrier_closed && route.backend == nullptr && !request->private_connection) {
     HoldForNode(request, route);
@@ -94,7 +96,7 @@ bool Dispatcher::Start(Request* request, const resp::Pieces& pieces, const io::R
   return true;
 }
 
-void Dispatcher::KeepBytes(Request* request, const resp::Pieces& pieces, const io::Rope& frame) {
+void Dispatcher::KeepBytes(Request* request, const io::Rope& frame) {
   io::Arena* arena = request->client->arena();
   const bool small = frame.size() < kCopyBytes;
   for (const io::Slice& slice : frame.slices()) {
@@ -102,8 +104,6 @@ void Dispatcher::KeepBytes(Request* request, const resp::Pieces& pieces, const i
     if (copy) worker_->stats()->payload_bytes_copied.Add(slice.size());
     request->bytes.Append(copy ? arena->Copy(slice.bytes()) : slice);
   }
-  ABSL_ASSERT(request->bytes.size() == TotalBytes(pieces));
-  (void)pieces;
 }
 
 void Dispatcher::StartOneKeyFragment(Request* request, const io::Rope& frame) {
@@ -152,9 +152,8 @@ bool Dispatcher::IsOvertakenByTopology(const Request& request) {
   if (hold.ask || hold.redirected_in == worker_->topology_number()) return false;
   // The first one since then may have been asked for before; the next one was not.
   if (worker_->topology_number() - hold.redirected_in >= 2) return true;
-  const cluster::Topology& topology = *worker_->cluster()->topology;
-  const cluster::Shard* shard = topology.ShardFor(request.slot);
-  return shard != nullptr && topology.node(shard->primary).id != hold.refused_by;
+  const absl::string_view owner = OwnerId(*worker_->cluster()->topology, request.slot);
+  return !owner.empty() && owner != hold.refused_by;
 }
 
 Dispatcher::Route Dispatcher::FindRoute(Request* request) {
@@ -238,8 +237,7 @@ void Dispatcher::HoldForNode(Request* request, const Route& route) {
   const absl::Time now = worker_->now();
   hold->for_topology = worker_->topology_number();
   if (route.node == nullptr) {
-    hold->backoff = std::clamp(hold->backoff * 2, kBackoffMin, kBackoffMax);
-    hold->not_before = now + hold->backoff;
+    hold->not_before = now + NextBackoff(hold);
     worker_->HintRefresh("");
     return;
   }
@@ -285,15 +283,15 @@ void Dispatcher::Wake(Client* client) {
       return;
     }
     const bool refused = request->hold != nullptr && request->hold->refused;
-    bool may_go = verdict == Verdict::kGo && !slot.waits && !slot.several &&
-                  !(refused && slot.last_out > number) && !(request->barrier && !first) &&
-                  !(request->private_connection && slot.on != nullptr);
+    const bool may_go = verdict == Verdict::kGo && !slot.waits && !slot.several &&
+                        !(refused && slot.last_out > number) && !(request->barrier && !first) &&
+                        !(request->private_connection && slot.on != nullptr);
     if (may_go) {
       const Route route = FindRoute(request);
       if (route.backend == nullptr) {
         HoldForNode(request, route);
       } else if (slot.on != nullptr && slot.on != route.backend) {
-        may_go = false;
+        // Another connection than that of the earlier ones: their replies wake it.
       } else if (!route.backend->HasRoom(request->bytes.size())) {
         route.backend->AddWaiter(client->index(), client->generation());
       } else {
@@ -328,7 +326,8 @@ void Dispatcher::Expire(Request* request) {
                         " has no reachable owner (not executed)");
   }
   // A read that was sent twice: the first time it may have run.
-  if (request->read_retried && absl::EndsWith(line, kNotExecutedSuffix)) line = std::string(kLost);
+  if (request->read_retried && absl::EndsWith(line, kNotExecutedSuffix))
+    line = std::string(kConnectionLostError);
   // While it still has its place among the others, see there.
   const bool unknown = absl::EndsWith(line, kUnknownSuffix);
   if (unknown) NoteMayHaveRun(request);
@@ -367,10 +366,8 @@ Dispatcher::Verdict Dispatcher::FindTarget(Request* request) {
     return Verdict::kGo;
   }
   if (!answered) return Verdict::kNotYet;
-  const cluster::Shard* shard = topology.ShardFor(request->slot);
   // Of the topology that it was refused under. A newer one may well give the slot to that node.
-  const bool same_owner = shard != nullptr &&
-                          topology.node(shard->primary).id == hold->refused_by &&
+  const bool same_owner = OwnerId(topology, request->slot) == hold->refused_by &&
                           hold->redirected_in == worker_->topology_number();
   if (index != cluster::kNoNode || (hold->ask ? HasStoppedMoving(*request) : !same_owner)) {
     // The node means itself, the slot has another owner by now, or is not moving any more: by the
@@ -385,8 +382,7 @@ Dispatcher::Verdict Dispatcher::FindTarget(Request* request) {
 // Waits for another view, begun after now, while there is time.
 Dispatcher::Verdict Dispatcher::AskAgain(Request* request) {
   Hold* hold = request->hold.get();
-  hold->backoff = std::clamp(hold->backoff * 2, kBackoffMin, kBackoffMax);
-  hold->not_before = worker_->now() + worker_->Jitter(hold->backoff);
+  hold->not_before = worker_->now() + worker_->Jitter(NextBackoff(hold));
   hold->refresh_ask = worker_->AskRefresh(hold->refused_by);
   return Verdict::kNotYet;
 }
@@ -407,16 +403,16 @@ Dispatcher::Verdict Dispatcher::ConfirmScript(Request* request) {
   const bool own_view =
       view->source() != cluster::kNoNode && view->node(view->source()).id == hold->refused_by;
   const cluster::MovingSlot* moving = own_view ? view->FindMoving(request->slot) : nullptr;
-  const cluster::Shard* shard = view->ShardFor(request->slot);
+  const absl::string_view owner = OwnerId(*view, request->slot);
   bool confirmed = hold->confirm_moving && moving != nullptr;
   if (confirmed) {
     // Again, to where it was.
-  } else if (shard != nullptr && view->node(shard->primary).id != hold->refused_by) {
+  } else if (!owner.empty() && owner != hold->refused_by) {
     // The slot has left the node: it had reason to refuse, whatever it said.
     confirmed = true;
     hold->ask = false;
     hold->redirected = true;
-    hold->target_id = view->node(shard->primary).id;
+    hold->target_id = std::string(owner);
   } else if (hold->ask && !hold->confirm_moving) {
     const cluster::NodeIndex target = view->FindByAddress(hold->target_host, hold->target_port);
     confirmed = moving != nullptr && !moving->importing && target != cluster::kNoNode &&
@@ -500,8 +496,7 @@ void Dispatcher::WaitAndRetry(Request* request, absl::string_view line) {
   hold->refused = true;
   hold->error = std::string(line);
   request->redirections = 0;  // it is time that bounds this, and each round may need an ASK
-  hold->backoff = std::clamp(hold->backoff * 2, kBackoffMin, kBackoffMax);
-  hold->not_before = worker_->now() + worker_->Jitter(hold->backoff);
+  hold->not_before = worker_->now() + worker_->Jitter(NextBackoff(hold));
   Wait(request);
   worker_->WakeClient(request->client);
 }
@@ -522,7 +517,7 @@ bool Dispatcher::OnRedirection(Request* request, Backend* backend,
   }
   if (++request->redirections > worker_->config().redirections_max) {
     if (script || request->read_retried) {
-      AnswerUnknown(request, script ? kNotConfirmed : kLost);
+      AnswerUnknown(request, script ? kNotConfirmed : kConnectionLostError);
     } else {
       request->client->AnswerError(request, kTooManyRedirections);
     }
@@ -547,8 +542,7 @@ bool Dispatcher::OnRedirection(Request* request, Backend* backend,
     hold->confirm = script;
     hold->refresh_ask = worker_->AskRefresh(from.id);
     if (request->redirections > 1) {
-      hold->backoff = std::clamp(hold->backoff * 2, kBackoffMin, kBackoffMax);
-      hold->not_before = worker_->now() + worker_->Jitter(hold->backoff);
+      hold->not_before = worker_->now() + worker_->Jitter(NextBackoff(hold));
     }
   } else {
     hold->redirected = true;
@@ -586,8 +580,7 @@ void Dispatcher::NoteMayHaveRun(Request* request) {
 
 bool Dispatcher::SharesKey(const Request& a, const Request& b) {
   const auto keys_of = [](const Request& request, absl::flat_hash_set<std::string>* keys) {
-    absl::InlinedVector<absl::string_view, 4> pieces;
-    for (const io::Slice& slice : request.bytes.slices()) pieces.push_back(slice.bytes());
+    const auto pieces = request.bytes.Views();
     const ArgList args(pieces);
     std::vector<uint32_t> indexes;
     if (cluster::FindKeyIndexes(*request.command, args.views(), &indexes) !=
@@ -631,7 +624,7 @@ bool Dispatcher::MayRepeat(const Request& request) {
 
 void Dispatcher::Repeat(Request* request) {
   request->read_retried = true;
-  EnsureHold(request)->error = std::string(kLost);
+  EnsureHold(request)->error = std::string(kConnectionLostError);
   Wait(request);
   worker_->WakeClient(request->client);
 }

@@ -17,21 +17,22 @@
 #include "absl/time/time.h"
 #include "cluster/redirection.h"
 #include "proxy/request.h"
-#include "resp/views.h"
 
 namespace proxy {
 
 struct NodeBackends;
 class Worker;
 
+inline constexpr absl::string_view kConnectionLostError =
+    "ERR proxy: backend connection lost (outcome unknown)";
+
 class Dispatcher {
  public:
   explicit Dispatcher(Worker* worker) : worker_(worker) {}
 
-  // A new one-slot request (or fragment): command, slot and client are set. `pieces` are its bytes,
-  // valid during the call; `frame` the same bytes with their shares. False: it waits because its
-  // backend is full, and its client should not take more.
-  bool Start(Request* request, const resp::Pieces& pieces, const io::Rope& frame);
+  // A new one-slot request (or fragment): command, slot and client are set; `frame` has its bytes.
+  // False: it waits because its backend is full, and its client should not take more.
+  bool Start(Request* request, const io::Rope& frame);
   // A fragment made after TRYAGAIN: waits a little, then goes. `frame` is kept.
   void StartOneKeyFragment(Request* request, const io::Rope& frame);
 
@@ -65,7 +66,7 @@ class Dispatcher {
   bool GateOpen(Request* request, const Route& route);
   bool EarlierInTheWay(const Request& request, const Backend* backend);
   void Send(Request* request, const Route& route);
-  void KeepBytes(Request* request, const resp::Pieces& pieces, const io::Rope& frame);
+  void KeepBytes(Request* request, const io::Rope& frame);
 
   void Wait(Request* request);
   void LeaveWaiting(Request* request);

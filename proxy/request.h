@@ -28,6 +28,10 @@ class Backend;
 class Client;
 struct Request;
 
+// Less than this is copied: that costs less than another part of a send (measured), and the receive
+// buffer is free at once. More is sent from where it lies.
+constexpr size_t kCopyBytes = 1 << 10;
+
 // Why a request waits, and until when. Only for those that do: the rare path.
 struct Hold {
   absl::Time deadline = absl::InfiniteFuture();  // then it is answered with `error`

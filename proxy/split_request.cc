@@ -15,12 +15,6 @@
 namespace proxy {
 namespace {
 
-absl::InlinedVector<absl::string_view, 4> PiecesOf(const io::Rope& rope) {
-  absl::InlinedVector<absl::string_view, 4> pieces;
-  for (const io::Slice& slice : rope.slices()) pieces.push_back(slice.bytes());
-  return pieces;
-}
-
 // "*n\r\n$4\r\nMGET\r\n"
 std::string FragmentHeader(const cluster::CommandSpec& command, size_t args) {
   char header[24];
@@ -63,13 +57,6 @@ Request* NewFragment(Worker* worker, Request* parent, cluster::Slot slot) {
   return fragment;
 }
 
-std::string Flatten(const io::Rope& rope) {
-  std::string text;
-  text.reserve(rope.size());
-  for (const io::Slice& slice : rope.slices()) text.append(slice.data(), slice.size());
-  return text;
-}
-
 bool IsArray(const io::Rope& reply) { return !reply.empty() && reply.slices()[0].data()[0] == '*'; }
 
 // "*n\r\n" and the elements in the order of the request's keys. Empty if a reply is not as it must
@@ -81,7 +68,7 @@ io::Rope MergeInKeyOrder(Client* client, const Request& parent) {
   std::vector<resp::ElementReader> readers;
   readers.reserve(count);
   for (size_t i = 0; i < count; ++i) {
-    pieces[i] = PiecesOf(fragments.requests[i]->reply);
+    pieces[i] = fragments.requests[i]->reply.Views();
     readers.emplace_back(pieces[i]);
   }
   char header[24];
@@ -117,16 +104,15 @@ bool StartFragments(Worker* worker, Request* parent, const ArgList& args, const 
   const std::vector<Request*> requests = fragments->requests;
   bool room = true;
   for (size_t i = 0; i < count; ++i) {
-    const auto pieces = PiecesOf(bytes[i]);
-    if (!worker->dispatcher()->Start(requests[i], pieces, bytes[i])) room = false;
+    if (!worker->dispatcher()->Start(requests[i], bytes[i])) room = false;
   }
   return room;
 }
 
 bool SplitIntoOneKeyFragments(Worker* worker, Request* request) {
   const io::Rope frame = request->bytes;
-  const auto frame_pieces = PiecesOf(frame);
-  const ArgList args(frame_pieces);
+  const auto pieces = frame.Views();
+  const ArgList args(pieces);
   const bool pairs = request->command->split == cluster::Split::kKeyValuePairs;
   const size_t key_count = (args.views().size() - 1) / (pairs ? 2 : 1);
   if (key_count < 2) return false;
@@ -187,7 +173,7 @@ io::Rope MergeReplies(Worker* worker, Client* client, Request* parent) {
   }
   cluster::MergedStatus status(parent->command->merge);
   for (const Request* fragment : fragments.requests) {
-    status.Add(Flatten(fragment->reply), fragment->handed_over);
+    status.Add(fragment->reply.Flatten(), fragment->handed_over);
   }
   if (status.failed()) worker->stats()->proxy_errors.Add(1);
   io::Rope merged;
