@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/sim/scenario.h"
 #include "tests/sim/world.h"
 
 namespace sim {
@@ -21,77 +22,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-constexpr absl::string_view kLost = "-ERR proxy: backend connection lost (outcome unknown)\r\n";
-constexpr absl::string_view kTimeout = "-ERR proxy: backend timeout (outcome unknown)\r\n";
-constexpr absl::string_view kGarbled = "-ERR proxy: backend protocol error (outcome unknown)\r\n";
-
-std::string Command(std::vector<absl::string_view> args) {
-  std::string text = absl::StrCat("*", args.size(), "\r\n");
-  for (absl::string_view arg : args) absl::StrAppend(&text, "$", arg.size(), "\r\n", arg, "\r\n");
-  return text;
-}
-
-std::string Repeated(absl::string_view text, int times) {
-  std::string result;
-  for (int i = 0; i < times; ++i) absl::StrAppend(&result, text);
-  return result;
-}
-
-class SimTest : public testing::Test {
- protected:
-  SimTest() { Make({}); }
-  ~SimTest() override {
-    if (world_->failure().empty()) world_->Shutdown();
-    EXPECT_EQ(world_->failure(), "");
-  }
-
-  // Another world than the default one: one worker, three shards with a replica each, journals.
-  void Make(WorldOptions options) {
-    world_.reset();
-    options.workers = 1;
-    options.cluster.journals = true;
-    world_ = std::make_unique<World>(options);
-    world_->RunUntil([this] { return world_->stats()->control()->topology_ready.Get() == 1; });
-    world_->RunUntilIdle();
-  }
-  World& world() { return *world_; }
-  FakeCluster& cluster() { return *world_->cluster(); }
-  // The node that serves the key.
-  FakeNode& NodeOf(absl::string_view key) { return *cluster().NodeOf(key); }
-  int OtherThan(int number) {
-    for (const int primary : cluster().Primaries()) {
-      if (primary != number) return primary;
-    }
-    return -1;
-  }
-  // Sends one command and returns its reply; all the world goes on meanwhile.
-  std::string Ask(SimClient* client, absl::string_view words, Nanos limit = 60 * kSecond) {
-    client->TakeReceived();
-    client->SendCommand(words);
-    world_->RunUntil([&] { return Complete(client->received()); }, limit);
-    return client->TakeReceived();
-  }
-  static bool Complete(absl::string_view bytes) {
-    resp::ReplyScanner scanner;
-    return scanner.Scan(bytes).status == resp::ScanStatus::kComplete;
-  }
-  // Of all journals, those lines that contain the text, in the order of the nodes.
-  std::vector<std::string> Journal(absl::string_view text) {
-    std::vector<std::string> lines;
-    for (int i = 0; i < cluster().size(); ++i) {
-      for (const std::string& line : cluster().node(i)->journal()) {
-        if (absl::StrContains(line, text)) lines.push_back(line);
-      }
-    }
-    return lines;
-  }
-  void ClearJournals() {
-    for (int i = 0; i < cluster().size(); ++i) cluster().node(i)->journal().clear();
-  }
-
- private:
-  std::unique_ptr<World> world_;
-};
+class SimTest : public ScenarioTest {};
 
 // --- pipelines
 
