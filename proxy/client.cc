@@ -33,6 +33,14 @@ constexpr size_t kUnauthenticatedOutputMax = 4 << 10;
 constexpr uint8_t kAuthFailuresMax = 10;
 constexpr absl::Duration kLingerTime = absl::Seconds(1);
 
+// Each reply counts a sixteenth; more than this is never expected of one.
+constexpr uint64_t kUsualReplyBytesMax = 64 << 20;
+
+uint32_t UsualReplyBytes(uint32_t so_far, uint64_t reply) {
+  const auto last = static_cast<uint32_t>(std::min(reply, kUsualReplyBytesMax));
+  return so_far - so_far / 16 + last / 16;
+}
+
 constexpr absl::string_view kNoAuth = "NOAUTH Authentication required.";
 constexpr absl::string_view kOutOfMemory = "OOM proxy memory limit (not executed)";
 
@@ -114,7 +122,10 @@ void Client::OnRecv(io::Completion* completion) {
 
 bool Client::MayTake() {
   if ((state_ != State::kOpen && state_ != State::kDraining) || stop_after_this_) return false;
-  if (waiting_for_room_ || connection_.unsent_bytes() >= kOutputPauseBytes) return false;
+  if (waiting_for_room_) return false;
+  // Replies on their way can't be stopped: they count as if they were here.
+  const uint64_t expected = uint64_t{unanswered_} * usual_reply_bytes_;
+  if (connection_.unsent_bytes() + reply_bytes_ + expected >= kOutputPauseBytes) return false;
   const uint32_t most = worker_->config().requests_per_client_max;
   if (unanswered_ >= most) throttled_ = true;
   if (throttled_ && unanswered_ <= most / 2) throttled_ = false;
@@ -122,13 +133,17 @@ bool Client::MayTake() {
 }
 
 void Client::TakeRequests() {
-  int requests_left = kRequestsPerTurn;
-  size_t bytes_left = kBytesPerTurn;
+  // Several times in a turn, maybe: as often as it gets input.
+  if (budget_turn_ != worker_->stats()->turns.Get()) {
+    budget_turn_ = worker_->stats()->turns.Get();
+    requests_left_ = kRequestsPerTurn;
+    bytes_left_ = kBytesPerTurn;
+  }
   resp::RequestLimits limits;
   limits.args_max = worker_->config().args_max;
   limits.bulk_bytes_max = worker_->config().bulk_bytes_max;
   while (HasInput() && MayTake()) {
-    if (requests_left == 0 || bytes_left == 0) {
+    if (requests_left_ == 0 || bytes_left_ == 0) {
       worker_->MarkRunnable(this);
       break;
     }
@@ -140,7 +155,7 @@ void Client::TakeRequests() {
       break;
     }
     input_bytes_ -= result.consumed;
-    bytes_left -= std::min(bytes_left, result.consumed);
+    bytes_left_ -= std::min(bytes_left_, result.consumed);
     const io::Slice piece = chunk.Sub(0, result.consumed);
     chunk.RemovePrefix(result.consumed);
     if (chunk.empty()) {
@@ -153,7 +168,7 @@ void Client::TakeRequests() {
     if (result.status == resp::ScanStatus::kNeedMore) {
       KeepPartial(piece);
     } else {
-      --requests_left;
+      --requests_left_;
       TakeFrame(piece);
     }
   }
@@ -487,6 +502,7 @@ void Client::Finish(Request* request) {
     return AnswerRope(parent, std::move(merged));
   }
   --unanswered_;
+  usual_reply_bytes_ = UsualReplyBytes(usual_reply_bytes_, request->reply_bytes);
   worker_->stats()->requests_in_flight.Sub(1);
   worker_->MarkDirty(this);
   if (request == head_) SendReadyPrefix();

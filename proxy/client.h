@@ -190,13 +190,18 @@ class Client {
   bool stop_after_this_ = false;
   bool waiting_for_room_ = false;  // its last request waits for room on a backend
   bool throttled_ = false;         // too many requests unanswered
+  uint64_t budget_turn_ = 0;       // the turn that these are for:
+  int requests_left_ = 0;
+  size_t bytes_left_ = 0;
 
   Request* head_ = nullptr;  // oldest; replies leave in this order
   Request* tail_ = nullptr;
   uint32_t unanswered_ = 0;   // requests in the queue that are not answered
   size_t request_bytes_ = 0;  // of requests in the queue
   size_t reply_bytes_ = 0;    // stored replies that may not leave yet
-  size_t charged_ = 0;        // what the worker counts for this client
+  // Size of the replies so far, the recent ones above all: tells what the unanswered will bring.
+  uint32_t usual_reply_bytes_ = 16 << 10;
+  size_t charged_ = 0;  // what the worker counts for this client
 
   uint64_t id_ = 0;
   absl::Time opened_at_;
