@@ -180,21 +180,18 @@ class Process:
 
 
 class Node:
-    """One server of the cluster."""
+    """One server of the cluster. directory and process: of one that was started here."""
 
-    def __init__(self, cluster, port, directory):
+    def __init__(self, cluster, host, port, directory=None, identity=None):
         self.cluster = cluster
+        self.host = host
         self.port = port
         self.directory = directory
-        self.id = None
+        self.id = identity
         self.process = None
 
     def __repr__(self):
         return "Node(%d)" % self.port
-
-    @property
-    def host(self):
-        return self.cluster.bind
 
     @property
     def address(self):
@@ -240,7 +237,184 @@ class Node:
         return self.command("ROLE")[0] == b"master"
 
 
-class LocalCluster:
+class Cluster:
+    """What can be asked of, and done to, any cluster of which we know the nodes."""
+
+    password = None
+    nodes = ()
+
+    def answering(self):
+        """The nodes that may be asked."""
+        raise NotImplementedError
+
+    # --- looking at it
+
+    def node_by_id(self, identity):
+        for node in self.nodes:
+            if node.id == identity:
+                return node
+        raise ClusterError("an unknown node: %s" % identity)
+
+    def slot_map(self, seen_by=None):
+        """slot → Node (None where no node serves it), as `seen_by` or the first answering node says."""
+        owners = [None] * SLOTS
+        for identity, fields in (seen_by or self.answering()[0]).view().items():
+            if "fail" in fields["flags"]:
+                continue
+            for entry in fields["slots"]:
+                first, _, last = entry.partition("-")
+                for slot in range(int(first), int(last or first) + 1):
+                    owners[slot] = self.node_by_id(identity)
+        return owners
+
+    def owner(self, slot):
+        return self.slot_map()[slot]
+
+    def primaries(self):
+        return [node for node in self.answering() if node.is_primary()]
+
+    def replicas_of(self, primary):
+        view = self.answering()[0].view()
+        return [node for node in self.nodes if view[node.id]["primary"] == primary.id]
+
+    # --- moving slots
+
+    def begin_move(self, slot, target):
+        """Marks the slot: importing at `target`, migrating at its owner; returns the owner."""
+        source = self.owner(slot)
+        if source is target:
+            raise ClusterError("slot %d is at %r already" % (slot, target))
+        target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
+        source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
+        return source
+
+    def move_keys(self, slot, source, target, at_most=None, batch=16, options=()):
+        """Moves the slot's keys, or `at_most` of them, by MIGRATE; returns how many."""
+        moved = 0
+        with source.connect(30) as client:
+            while at_most is None or moved < at_most:
+                count = batch if at_most is None else min(batch, at_most - moved)
+                keys = client.call("CLUSTER", "GETKEYSINSLOT", slot, count)
+                if not keys:
+                    break
+                auth = ("AUTH", self.password) if self.password else ()
+                client.call("MIGRATE", target.host, target.port, "", 0, 20000, *options, *auth,
+                            "KEYS", *keys)
+                moved += len(keys)
+        return moved
+
+    def finish_move(self, slot, source, target, *options):
+        """Moves what is left and gives the slot to `target` in every primary's eyes; returns how
+        many keys that were. options: of MIGRATE."""
+        moved = self.move_keys(slot, source, target, options=options)
+        # The target first: else, for a moment, nobody would own the slot.
+        others = [node for node in self.primaries() if node not in (source, target)]
+        for node in [target, source] + others:
+            try:
+                node.command("CLUSTER", "SETSLOT", slot, "NODE", target.id)
+            except ReplyError as error:
+                # A source that lost its last slot may have become a replica of the target already.
+                if node is target or "only with masters" not in str(error):
+                    raise
+        return moved
+
+    def move_slot(self, slot, target):
+        source = self.begin_move(slot, target)
+        self.finish_move(slot, source, target)
+        return source
+
+    def cancel_move(self, slot, source, target):
+        """Takes the marks back; keys that were moved stay where they are."""
+        for node in (source, target):
+            node.command("CLUSTER", "SETSLOT", slot, "STABLE")
+
+    def failover(self, replica):
+        """A manual failover: `replica` becomes the primary of its shard."""
+        for attempt in range(4):
+            replica.command("CLUSTER", "FAILOVER")
+            try:
+                # The servers give a manual failover up after 5 s, as when the replica lags.
+                return wait_until(replica.is_primary, "%r to be promoted" % replica, 7)
+            except ClusterError:
+                if attempt == 3:
+                    raise
+
+    # --- moves that were interrupted
+
+    def open_slots(self):
+        """The slots that some primary marks as migrating or importing."""
+        slots = set()
+        for node in self.primaries():
+            slots.update(int(mark[1:mark.index("-")]) for mark in node.view()[node.id]["moving"])
+        return sorted(slots)
+
+    def repair_move(self, slot):
+        """Ends a move of which nobody knows how far it came, and whose nodes may have changed."""
+        source = self.owner(slot)
+        if source is None:
+            raise ClusterError("nobody serves slot %d" % slot)
+        primaries = self.primaries()
+        marked = [node for node in primaries
+                  if any(mark.startswith("[%d-" % slot) for mark in node.view()[node.id]["moving"])]
+        # Forward if there may be something to go on with, since keys at the target are seen by
+        # nobody once the marks are gone.
+        targets = [node for node in primaries if node is not source and
+                   (node in marked or node.command("CLUSTER", "COUNTKEYSINSLOT", slot))]
+        if targets:
+            targets[0].command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
+            source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", targets[0].id)
+            # The source's is the newer one of a key that both have: it is served until it is gone.
+            self.finish_move(slot, source, targets[0], "REPLACE")
+        for node in marked:
+            try:
+                node.command("CLUSTER", "SETSLOT", slot, "STABLE")
+            except ReplyError as error:
+                if "only with masters" not in str(error):
+                    raise
+
+
+class RemoteCluster(Cluster):
+    """A cluster that runs somewhere. addresses: (host, port) of some of its nodes."""
+
+    def __init__(self, addresses, password=None):
+        self.password = password
+        self.nodes = [Node(self, host, port) for host, port in addresses]
+        self.refresh()
+
+    def refresh(self):
+        """Learns the nodes anew; ClusterError if none of those known so far answers."""
+        for node in self.nodes:
+            try:
+                view = node.view()
+                break
+            except (OSError, ReplyError):
+                continue
+        else:
+            raise ClusterError("no node of the cluster answers")
+        known = {other.id: other for other in self.nodes if other.id}
+        nodes = []
+        for identity, fields in view.items():
+            if {"noaddr", "handshake"} & set(fields["flags"]):
+                continue
+            host, _, port = fields["address"].split("@")[0].rpartition(":")
+            other = known.get(identity) or Node(self, host, int(port), identity=identity)
+            other.host, other.port = host.strip("[]") or node.host, int(port)
+            nodes.append(other)
+        self.nodes = nodes
+
+    def answering(self):
+        def answers(node):
+            try:
+                return node.command("PING", timeout=1.0) == b"PONG"
+            except (OSError, ReplyError):
+                return False
+        answering = [node for node in self.nodes if answers(node)]
+        if not answering:
+            raise ClusterError("no node of the cluster answers")
+        return answering
+
+
+class LocalCluster(Cluster):
     """P primaries and P × R replicas; as a context manager it starts and stops them.
 
     ports: None for free ones, or the first of consecutive ports. config: extra lines for each
@@ -329,7 +503,7 @@ class LocalCluster:
             if not node_port_is_free(self.bind, chosen):
                 raise ClusterError("port %d or its bus port %d is in use" %
                                    (chosen, chosen + BUS_PORT_OFFSET))
-            node = Node(self, chosen, os.path.join(self.directory, "node-%d" % chosen))
+            node = Node(self, self.bind, chosen, os.path.join(self.directory, "node-%d" % chosen))
             shutil.rmtree(node.directory, ignore_errors=True)
             os.makedirs(node.directory, mode=0o700)
             try:
@@ -484,8 +658,7 @@ class LocalCluster:
         cluster.first_port = None
         cluster.nodes = []
         for entry in state["nodes"]:
-            node = Node(cluster, entry["port"], entry["directory"])
-            node.id = entry["id"]
+            node = Node(cluster, cluster.bind, entry["port"], entry["directory"], entry["id"])
             node.process = Process.from_record(entry["process"])
             cluster.nodes.append(node)
         return cluster
@@ -510,31 +683,6 @@ class LocalCluster:
             return "valkey", info["valkey_version"]
         return "redis", info["redis_version"]
 
-    def node_by_id(self, identity):
-        return next(node for node in self.nodes if node.id == identity)
-
-    def slot_map(self, seen_by=None):
-        """slot → Node (None where no node serves it), as `seen_by` or the first answering node says."""
-        owners = [None] * SLOTS
-        for identity, fields in (seen_by or self.answering()[0]).view().items():
-            if "fail" in fields["flags"]:
-                continue
-            for entry in fields["slots"]:
-                first, _, last = entry.partition("-")
-                for slot in range(int(first), int(last or first) + 1):
-                    owners[slot] = self.node_by_id(identity)
-        return owners
-
-    def owner(self, slot):
-        return self.slot_map()[slot]
-
-    def primaries(self):
-        return [node for node in self.answering() if node.is_primary()]
-
-    def replicas_of(self, primary):
-        view = self.answering()[0].view()
-        return [node for node in self.nodes if view[node.id]["primary"] == primary.id]
-
     # --- faults and changes
 
     def kill_node(self, node):
@@ -555,63 +703,6 @@ class LocalCluster:
             raise ClusterError("%r still runs" % node)
         self._run(node)
         self._write_state()
-
-    def begin_move(self, slot, target):
-        """Marks the slot: importing at `target`, migrating at its owner; returns the owner."""
-        source = self.owner(slot)
-        if source is target:
-            raise ClusterError("slot %d is at %r already" % (slot, target))
-        target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
-        source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
-        return source
-
-    def move_keys(self, slot, source, target, at_most=None, batch=16):
-        """Moves the slot's keys, or `at_most` of them, by MIGRATE; returns how many."""
-        moved = 0
-        with source.connect(30) as client:
-            while at_most is None or moved < at_most:
-                count = batch if at_most is None else min(batch, at_most - moved)
-                keys = client.call("CLUSTER", "GETKEYSINSLOT", slot, count)
-                if not keys:
-                    break
-                auth = ("AUTH", self.password) if self.password else ()
-                client.call("MIGRATE", self.bind, target.port, "", 0, 20000, *auth, "KEYS", *keys)
-                moved += len(keys)
-        return moved
-
-    def finish_move(self, slot, source, target):
-        """Moves what is left and gives the slot to `target` in every primary's eyes."""
-        self.move_keys(slot, source, target)
-        # The target first: else, for a moment, nobody would own the slot.
-        others = [node for node in self.primaries() if node not in (source, target)]
-        for node in [target, source] + others:
-            try:
-                node.command("CLUSTER", "SETSLOT", slot, "NODE", target.id)
-            except ReplyError as error:
-                # A source that lost its last slot may have become a replica of the target already.
-                if node is target or "only with masters" not in str(error):
-                    raise
-
-    def move_slot(self, slot, target):
-        source = self.begin_move(slot, target)
-        self.finish_move(slot, source, target)
-        return source
-
-    def cancel_move(self, slot, source, target):
-        """Takes the marks back; keys that were moved stay where they are."""
-        for node in (source, target):
-            node.command("CLUSTER", "SETSLOT", slot, "STABLE")
-
-    def failover(self, replica):
-        """A manual failover: `replica` becomes the primary of its shard."""
-        for attempt in range(4):
-            replica.command("CLUSTER", "FAILOVER")
-            try:
-                # The servers give a manual failover up after 5 s, as when the replica lags.
-                return wait_until(replica.is_primary, "%r to be promoted" % replica, 7)
-            except ClusterError:
-                if attempt == 3:
-                    raise
 
     def add_node(self, primary=None):
         """A new node: a replica of `primary`, or a primary without slots."""
@@ -653,5 +744,5 @@ def last_line(directory):
     return "it left no log"
 
 
-__all__ = ["ClusterError", "LocalCluster", "Node", "Process", "SLOTS", "die_with_parent",
+__all__ = ["ClusterError", "LocalCluster", "Node", "Process", "RemoteCluster", "SLOTS", "die_with_parent",
            "find_server", "key_slot", "loopback_port_is_free", "wait_until"]
