@@ -10,6 +10,9 @@ namespace {
 
 constexpr absl::Duration kBackoffMin = absl::Milliseconds(50);
 constexpr absl::Duration kBackoffMax = absl::Seconds(1);
+// Connects to a node in trouble are so far apart, and up to half as much more.
+constexpr absl::Duration kBetweenConnectsMin = absl::Milliseconds(50);
+constexpr absl::Duration kTroubleTime = absl::Seconds(1);
 
 size_t ProtocolIndex(resp::Protocol protocol) { return protocol == resp::Protocol::kResp3 ? 1 : 0; }
 
@@ -113,6 +116,9 @@ void BackendPool::GiveBack(Backend* backend) {
 }
 
 Backend* BackendPool::Open(NodeBackends* node, const Backend::Options& options) {
+  node->spaced_until = worker_->now() + kBetweenConnectsMin +
+                       kBetweenConnectsMin * static_cast<int64_t>(worker_->Random(51)) / 100;
+  KeepApart(node);
   Backend* backend = worker_->NewBackend();
   backend->Start(node, options);
   return backend;
@@ -141,12 +147,25 @@ void BackendPool::OnConnectFailed(NodeBackends* node) {
   if (node->down_since == absl::InfiniteFuture()) node->down_since = worker_->now();
   node->backoff = std::clamp(node->backoff * 2, kBackoffMin, kBackoffMax);
   node->available_at = worker_->now() + worker_->Jitter(node->backoff);
+  OnLost(node);
+}
+
+void BackendPool::OnLost(NodeBackends* node) {
+  node->trouble_until = worker_->now() + kTroubleTime;
+  KeepApart(node);
+}
+
+// However many kinds of connections are wanted at a time.
+void BackendPool::KeepApart(NodeBackends* node) {
+  if (worker_->now() >= node->trouble_until) return;
+  node->available_at = std::max(node->available_at, node->spaced_until);
 }
 
 void BackendPool::OnOpen(NodeBackends* node) {
   node->backoff = absl::ZeroDuration();
   node->available_at = absl::InfinitePast();
   node->down_since = absl::InfiniteFuture();
+  KeepApart(node);
 }
 
 void BackendPool::RetireAll(NodeBackends* node) {

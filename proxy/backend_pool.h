@@ -39,7 +39,9 @@ struct NodeBackends {
 
   absl::Time available_at = absl::InfinitePast();  // no connect before
   absl::Duration backoff = absl::ZeroDuration();
-  absl::Time down_since = absl::InfiniteFuture();  // first failure since it last answered
+  absl::Time spaced_until = absl::InfinitePast();   // a while after the last connect began
+  absl::Time trouble_until = absl::InfinitePast();  // connections have ended that should not
+  absl::Time down_since = absl::InfiniteFuture();   // first failure since it last answered
   uint32_t slow_outstanding = 0;               // commands of unbounded run time that it works on
   std::vector<OldConnection> old_connections;  // to be ended before anything else is sent
 };
@@ -74,6 +76,8 @@ class BackendPool {
   // It is gone altogether.
   void OnBackendFreed(NodeBackends* node);
   void OnConnectFailed(NodeBackends* node);
+  // It broke, after it was open.
+  void OnLost(NodeBackends* node);
   void OnOpen(NodeBackends* node);
 
   // Retires everything.
@@ -83,6 +87,7 @@ class BackendPool {
   bool MayConnect(const NodeBackends& node) const;
   Backend* Open(NodeBackends* node, const Backend::Options& options);
   void RetireAll(NodeBackends* node);
+  void KeepApart(NodeBackends* node);
 
   Worker* const worker_;
   absl::flat_hash_map<std::string, std::unique_ptr<NodeBackends>> nodes_;

@@ -771,6 +771,40 @@ TEST_F(FaultsTest, B32_NodesThatDisagreeForTenSecondsCostNoErrorAndNoFlapping) {
   world().RunUntil([&] { return client->done(); });
 }
 
+// However many want to, and whatever kind of connection: one connect to a node in 50 ms.
+TEST_F(FaultsTest, B33_ConnectsToANodeThatKeepsFailingAreFiftyMillisecondsApart) {
+  std::vector<SimClient*> clients;
+  for (int i = 0; i < 40; ++i) {
+    clients.push_back(world().Connect());
+    if (i % 2 == 0) clients.back()->SendCommand("HELLO 3");
+  }
+  world().RunUntilIdle(10 * kMillisecond);
+  FakeNode& node = NodeOf("a");
+  for (SimClient* client : clients) client->SendCommand("GET a");
+  world().RunFor(200 * kMillisecond);
+  // It comes up, shakes hands, and breaks again.
+  Nanos last = -1;
+  uint64_t before = Sum(&proxy::WorkerStats::backend_connects);
+  int connects = 0;
+  for (int i = 0; i < 2000; ++i) {
+    if (i % 7 == 0) node.DropConnections();
+    for (SimClient* client : clients) client->SendCommand("GET a");
+    world().RunUntil([&] { return Sum(&proxy::WorkerStats::backend_connects) != before; },
+                     kMillisecond);
+    const uint64_t now = Sum(&proxy::WorkerStats::backend_connects);
+    if (now == before) continue;
+    EXPECT_EQ(now, before + 1);
+    if (last >= 0 && ++connects > 1) {
+      EXPECT_GE(world().now() - last, 50 * kMillisecond);
+    }
+    last = world().now();
+    before = now;
+  }
+  EXPECT_GE(connects, 10);
+  world().RunUntilIdle();
+  EXPECT_EQ(Ask(clients[1], "GET a"), "$-1\r\n");
+}
+
 TEST_F(FaultsTest, B33_AWholeClusterThatComesBackIsConnectedToOnceANode) {
   SimClient* client = world().Connect();
   for (absl::string_view key : {"a", "b", "c"}) Ask(client, absl::StrCat("GET ", key));
