@@ -93,13 +93,13 @@ class ChaosTest(unittest.TestCase):
         return result
 
     def test_slots_move_at_random(self):
-        result = self.chaos("migration", 8, 600)
+        result = self.chaos("migration", 6, 600)
         self.assertEqual(result["errors"], 0)
         self.assertGreater(result["metrics"]["redirections_ask_total"], 0)
         self.assertEqual(result["lost_by_cluster"], 0)
 
     def test_a_slot_stays_half_moved(self):
-        result = self.chaos("half-migrated", 8, 70)
+        result = self.chaos("half-migrated", 6, 70)
         self.assertEqual(result["errors"], 0)
         self.assertGreater(result["metrics"]["redirections_ask_total"], 0)
 
@@ -111,6 +111,11 @@ class ChaosTest(unittest.TestCase):
                 self.assertLessEqual(failover["errors"], failover["in_flight"])
                 self.assertEqual(failover["errors_elsewhere"], 0)
 
+    @unittest.skipUnless(FULL, "long")
+    def test_what_the_cluster_loses_is_told_apart(self):
+        result = self.chaos("lossy-kill", 0, 45)
+        self.assertGreater(result["lost_by_cluster"], 0)
+
     def test_primaries_stop_and_come_back(self):
         result = self.chaos("stop", 19, 100)
         self.assertGreaterEqual(len(result["failovers"]), 3 if FULL else 1)
@@ -120,7 +125,7 @@ class ChaosTest(unittest.TestCase):
                               "ERR proxy: backend connection lost (outcome unknown)"})
 
     def test_replicas_take_over_when_told_to(self):
-        result = self.chaos("failover", 10, 60)
+        result = self.chaos("failover", 8, 60)
         self.assertEqual(result["errors"], 0)
         self.assertGreaterEqual(result["failovers"], 1)
 
