@@ -16,6 +16,7 @@ namespace proxy {
 namespace {
 
 constexpr absl::string_view kAsking = "*1\r\n$6\r\nASKING\r\n";
+constexpr absl::string_view kPing = "*1\r\n$4\r\nPING\r\n";
 // Frames beyond this are received call by call, and streamed to a client that waits for them.
 constexpr size_t kLargeReplyBytes = 64 << 10;
 // Requests are given to the connection only while less than this waits there: what was not given to
@@ -172,8 +173,7 @@ void Backend::OnHandshakeFrame(absl::string_view frame) {
       if (error) {
         worker_->stats()->backend_auth_failures.Add(1);
         // The node's text may name users; only its first word is told.
-        return Fail(Failure::kHandshake,
-                    absl::StrCat("AUTH refused: ", line.substr(0, line.find(' '))));
+        return Fail(Failure::kAuth, absl::StrCat("AUTH refused: ", line.substr(0, line.find(' '))));
       }
       break;
     case Step::kHello:
@@ -376,7 +376,10 @@ void Backend::TakeReplies(io::Slice data) {
     const bool complete = result.status == resp::ScanStatus::kComplete;
     Request* request = front.request;
     if (request == nullptr) {
-      if (complete) pending_.Pop();  // the +OK to ASKING; an error there shows in the next reply
+      if (!complete) continue;
+      const bool ping = front.ping;
+      pending_.Pop();  // the +OK to ASKING; an error there shows in the next reply
+      if (ping) OnPong(scanner_.type());
       continue;
     }
     if (complete) {
@@ -413,6 +416,29 @@ void Backend::AfterReply() {
   } else if (state_ == State::kRetired || !unsent_.empty()) {
     worker_->MarkDirty(this);
   }
+}
+
+void Backend::CheckAuthentication() {
+  if (state_ != State::kOpen || checking_ || pending_.full()) return;
+  checking_ = true;
+  PendingRing::Entry entry;
+  entry.sent_at = worker_->now();
+  entry.begin = connection_.sent_bytes() + connection_.unsent_bytes();
+  entry.end = entry.begin + kPing.size();
+  entry.ping = true;
+  connection_.Send(io::Slice::Static(kPing));
+  pending_.Push(entry);
+  worker_->MarkDirty(this);
+}
+
+void Backend::OnPong(char type) {
+  checking_ = false;
+  if (type != '-') return;
+  worker_->log()->WarnEvery("auth",
+                            absl::StrCat("node ", node_->address.host, ":", node_->address.port,
+                                         " takes a connection for unauthenticated: another one"),
+                            Log::kLongInterval);
+  if (state_ == State::kOpen) Retire();
 }
 
 void Backend::OnSlowReader() {
@@ -499,10 +525,12 @@ void Backend::Fail(Failure failure, absl::string_view why) {
       break;
     case Failure::kConnect:
     case Failure::kHandshake:
+    case Failure::kAuth:
       stats->backend_connect_failures.Add(1);
       worker_->log()->WarnEvery(
-          "connect",
-          describe(failure == Failure::kConnect ? "cannot connect to" : "handshake failed with"));
+          failure == Failure::kAuth ? "auth" : "connect",
+          describe(failure == Failure::kConnect ? "cannot connect to" : "handshake failed with"),
+          failure == Failure::kAuth ? Log::kLongInterval : Log::kInterval);
       // The connections that were to be ended are still to be ended.
       for (OldConnection& old : fencing_) node_->old_connections.push_back(std::move(old));
       worker_->backends()->OnConnectFailed(node_);

@@ -46,6 +46,7 @@ class Backend {
     kNone,
     kConnect,    // could not connect in time, or was refused
     kHandshake,  // the node refused or garbled the handshake
+    kAuth,       // it refused the password
     kLost,       // reset or closed by the node
     kTimeout,    // no reply in time
     kProtocol,   // bytes that are not a reply, or a reply that nobody awaits
@@ -104,6 +105,9 @@ class Backend {
   uint32_t index() const { return index_; }
   uint32_t generation() const { return generation_; }
   size_t owed() const { return pending_.size() + unsent_.size(); }
+  // A command's reply says that this connection is not authenticated: the proxy sees for itself,
+  // and if that is true, takes another connection.
+  void CheckAuthentication();
   bool dirty = false;  // on the worker's list for this turn
 
  private:
@@ -126,6 +130,7 @@ class Backend {
   void TakeReplies(io::Slice data);
   void TakeHandshake(const io::Slice& data);
   void AfterReply();
+  void OnPong(char type);
   void FenceOff();
   void GiveBack(Request* request);
   void Settle();
@@ -159,6 +164,7 @@ class Backend {
   std::deque<Step> steps_;              // handshake replies still awaited
   std::string handshake_frame_;         // a handshake reply in pieces
   std::vector<OldConnection> fencing_;  // those this handshake asks about, in order
+  bool checking_ = false;               // a PING of ours is out
   int64_t client_id_ = 0;               // ours at the node
   std::string name_;                    // ours at the node
 };

@@ -439,6 +439,7 @@ bool Dispatcher::OnErrorReply(Request* request, Backend* backend, absl::string_v
   const bool from_replica = backend->options().read_only;
   switch (error.kind) {
     case cluster::ErrorKind::kOther:
+      if (absl::StartsWith(line, "NOAUTH ")) backend->CheckAuthentication();
       return false;
     case cluster::ErrorKind::kMalformed:
       worker_->stats()->malformed_redirections.Add(1);

@@ -344,7 +344,7 @@ absl::StatusOr<std::unique_ptr<LogSink>> MakeLogSink(const std::string& file, Lo
   return std::make_unique<AsyncLogSink>(std::move(output), level);
 }
 
-void Log::WarnEvery(absl::string_view topic, absl::string_view text) {
+void Log::WarnEvery(absl::string_view topic, absl::string_view text, absl::Duration interval) {
   constexpr size_t kTopicsMax = 1024;
   if (!wants(LogLevel::kWarn)) return;
   if (topics_.size() >= kTopicsMax && !topics_.contains(topic)) {
@@ -361,7 +361,7 @@ void Log::WarnEvery(absl::string_view topic, absl::string_view text) {
     ++entry.left_out;
     return;
   }
-  entry.next = *now_ + kInterval;
+  entry.next = *now_ + interval;
   if (entry.left_out == 0) {
     Write(LogLevel::kWarn, text);
   } else {

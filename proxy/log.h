@@ -47,12 +47,16 @@ class Log {
   void Info(absl::string_view text) { Write(LogLevel::kInfo, text); }
   void Warn(absl::string_view text) { Write(LogLevel::kWarn, text); }
   void Error(absl::string_view text) { Write(LogLevel::kError, text); }
-  // At most one line of a topic each kInterval; the next one says how many were left out. Topics
+  // At most one line of a topic each `interval`; the next one says how many were left out. Topics
   // are a fixed few: string constants, with the node or address at most.
-  void WarnEvery(absl::string_view topic, absl::string_view text);
+  void WarnEvery(absl::string_view topic, absl::string_view text,
+                 absl::Duration interval = kInterval);
+
+  static constexpr absl::Duration kInterval = absl::Seconds(1);
+  // For what only an operator can end, such as a wrong password.
+  static constexpr absl::Duration kLongInterval = absl::Seconds(10);
 
  private:
-  static constexpr absl::Duration kInterval = absl::Seconds(1);
   struct Topic {
     absl::Time next = absl::InfinitePast();
     uint64_t left_out = 0;

@@ -21,8 +21,9 @@ class PendingRing {
   static constexpr size_t kEntriesMax = 65536;
 
   struct Entry {
-    Request* request = nullptr;  // null: the reply to an ASKING
-    uint64_t begin = 0;          // offsets of its bytes in the connection's output
+    Request* request = nullptr;  // null: the reply to an ASKING, or to a PING of ours
+    bool ping = false;
+    uint64_t begin = 0;  // offsets of its bytes in the connection's output
     uint64_t end = 0;
     absl::Time sent_at;  // when its bytes were given to the connection
   };

@@ -113,8 +113,14 @@ bool SameServer(const ServerInfo& a, const ServerInfo& b) {
 bool IsWorse(const cluster::Topology& view, const cluster::Topology& known) {
   if (view.covered_slots() < known.covered_slots()) return true;
   if (view.max_config_epoch() < known.max_config_epoch()) return true;
+  // Neighbours mostly share their shard in both, so few pairs need more than a look.
+  const cluster::Shard* view_shard = nullptr;
+  const cluster::Shard* known_shard = nullptr;
   for (int slot = 0; slot < cluster::kSlotCount; ++slot) {
     const auto number = static_cast<cluster::Slot>(slot);
+    if (view.ShardFor(number) == view_shard && known.ShardFor(number) == known_shard) continue;
+    view_shard = view.ShardFor(number);
+    known_shard = known.ShardFor(number);
     if (view.EpochOf(number) < known.EpochOf(number)) return true;
   }
   return false;
@@ -633,7 +639,8 @@ void TopologyRefresh::TellFailure(const Run& run) {
   env_.log->WarnEvery(
       "refresh",
       absl::StrCat("no node gives a view of the cluster",
-                   run.last_failure.empty() ? "" : absl::StrCat("; last: ", run.last_failure)));
+                   run.last_failure.empty() ? "" : absl::StrCat("; last: ", run.last_failure)),
+      Log::kLongInterval);
 }
 
 // Marks the asks that this refresh serves; returns the answers to those, and to earlier ones, that

@@ -652,14 +652,48 @@ TEST_F(FaultsTest, B8_AfterASurplusReplyEverythingOnTheConnectionIsLost) {
   EXPECT_EQ(Ask(other, "INCR m{a}"), ":2\r\n");
 }
 
-// A command's own NOAUTH is passed on and costs nobody the connection.
-TEST_F(FaultsTest, B24_ACommandsOwnNoauthIsPassedOn) {
+TEST_F(FaultsTest, B24_APasswordThatWasChangedMakesNodesUnusableUntilItIsRight) {
+  Make({.cluster = {.password = "right"}});
+  SimClient* client = world().Connect();
+  EXPECT_EQ(Ask(client, "SET a x"), "+OK\r\n");
+  // Connections that are authenticated stay so, as with the servers.
+  cluster().options()->password = "changed";
+  EXPECT_EQ(Ask(client, "SET a x"), "+OK\r\n");
+  for (int i = 0; i < cluster().size(); ++i) cluster().node(i)->DropConnections();
+  world().RunUntilIdle(10 * kMillisecond);
+  const size_t lines = world().log().size();
+  const Nanos begin = world().now();
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(Ask(client, "SET a x"), kNoOwner);
+  world().RunUntil([&] { return world().now() - begin >= 20 * kSecond; });
+  EXPECT_THAT(client->received(), Not(HasSubstr("WRONGPASS")));
+  EXPECT_LE(LogLines("AUTH refused: WRONGPASS"), 3u);  // one in 10 s
+  EXPECT_GE(LogLines("AUTH refused: WRONGPASS"), 1u);
+  EXPECT_LE(world().log().size() - lines, 30u);
+  EXPECT_GE(Sum(&proxy::WorkerStats::backend_auth_failures), 1u);
+  cluster().options()->password = "right";
+  world().RunFor(3 * kSecond);
+  EXPECT_EQ(Ask(client, "SET a x"), "+OK\r\n");
+}
+
+// A script can say it, too: only what the proxy itself is told on that connection counts.
+TEST_F(FaultsTest, B24_ACommandsNoauthIsPassedOnAndCostsTheConnectionOnlyIfItIsTrue) {
+  constexpr absl::string_view kNoAuth = "-NOAUTH Authentication required.\r\n";
   SimClient* client = world().Connect();
   Ask(client, "SET a x");
-  NodeOf("a").AnswerNext("SET", "-NOAUTH Authentication required.\r\n");
-  EXPECT_EQ(Ask(client, "SET a y"), "-NOAUTH Authentication required.\r\n");
+  const uint64_t connects = Sum(&proxy::WorkerStats::backend_connects);
+  NodeOf("a").AnswerNext("SET", std::string(kNoAuth));
+  EXPECT_EQ(Ask(client, "SET a y"), kNoAuth);
+  world().RunUntilIdle();
+  EXPECT_EQ(NodeOf("a").commands("PING"), 1u);
   EXPECT_EQ(Ask(client, "SET a y"), "+OK\r\n");
-  EXPECT_EQ(Sum(&proxy::WorkerStats::backend_lost), 0u);
+  EXPECT_EQ(Sum(&proxy::WorkerStats::backend_connects), connects);
+  NodeOf("a").AnswerNext("SET", std::string(kNoAuth));
+  NodeOf("a").AnswerNext("PING", std::string(kNoAuth));
+  EXPECT_EQ(Ask(client, "SET a z"), kNoAuth);
+  world().RunUntilIdle();
+  EXPECT_EQ(Ask(client, "SET a z"), "+OK\r\n");
+  EXPECT_EQ(Sum(&proxy::WorkerStats::backend_connects), connects + 1);
+  EXPECT_EQ(Sum(&proxy::WorkerStats::proxy_errors), 0u);
 }
 
 TEST_F(FaultsTest, B29_AFailoverEveryFiveSecondsForTenMinutes) {
