@@ -45,6 +45,7 @@ constexpr char kUsage[] =
   --keys N                 keys that are written, in all (default 3000)
   --tags N                 hash tags, so slots, that they lie in (default 100)
   --value-size MIN[-MAX]   bytes of a value (default 16-256)
+  --scripts PERCENT        of increments that are made by EVAL (default 0)
   --rate N                 requests a second, all connections together; 0: no limit (default 0)
   --resp3                  speak RESP3
   --errors-allowed N       error replies that are no failure (default 0)
@@ -107,6 +108,7 @@ bool ParseArguments(int argc, char** argv, Options* options) {
       {"keys", number(&options->plan.keys)},
       {"tags", number(&options->plan.tags)},
       {"value-size", [=](absl::string_view text) { return ParseSizes(text, &options->plan); }},
+      {"scripts", number(&options->plan.scripts_percent)},
       {"rate", [=](absl::string_view text) { return absl::SimpleAtod(text, &options->rate); }},
       {"errors-allowed", number(&options->errors_allowed)},
       {"json", text_of(&options->json)},

@@ -259,7 +259,11 @@ void Actor::NextWrite(Op* op, std::string* out) {
   op->number = ++key->sent;
   if (key->is_counter) {
     op->type = Op::Type::kIncrement;
-    resp::AppendCommand({"INCR", key->name}, out);
+    if (workload_->IncrementByScript()) {
+      resp::AppendCommand({"EVAL", "return redis.call('INCR', KEYS[1])", "1", key->name}, out);
+    } else {
+      resp::AppendCommand({"INCR", key->name}, out);
+    }
   } else {
     op->type = Op::Type::kSet;
     resp::AppendCommand({"SET", key->name, workload_->ValueOf(*key, op->number)}, out);

@@ -6,7 +6,7 @@
 // numbers its writes; so every reply can be judged:
 //
 //   registers   SET key "<key>:<n>:<padding>", n = 1, 2, …; the padding follows from key and n
-//   counters    INCR key
+//   counters    INCR key, or EVAL of the same
 //   lists       RPUSH key "<key>:<n>"; each is read whole after 50 of them, then a new one begins
 //
 // An `Actor` is one connection's part in this: a writer on keys of its own, or a reader of
@@ -36,6 +36,7 @@ struct Plan {
   size_t tags = 100;   // hash tags, so slots, that they lie in
   size_t value_bytes_min = 16;
   size_t value_bytes_max = 256;
+  size_t scripts_percent = 0;  // of increments that are made by EVAL
   // In every key's name: what an earlier run has left is never taken for this one's.
   uint32_t nonce = 0;
 };
@@ -115,6 +116,7 @@ class Workload {
   std::vector<Key*> KeysOfWriter(size_t writer);
   std::shared_ptr<List> NewList(size_t writer);
   size_t lists_per_writer() const { return lists_per_writer_; }
+  bool IncrementByScript() { return Random(100) < plan_.scripts_percent; }
   Report* report() { return report_; }
 
  private:
