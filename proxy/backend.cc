@@ -300,6 +300,7 @@ void Backend::Flush() {
     pending_.Push(entry);
     request->state = Request::State::kSent;
     request->handed_over = true;
+    if (request->hold != nullptr) request->hold->place.Leave();
     if ((request->command->flags & cluster::kFlagSlow) != 0) ++node_->slow_outstanding;
     worker_->stats()->backend_requests.Add(1);
     worker_->stats()->payload_bytes_forwarded.Add(request->bytes.size());

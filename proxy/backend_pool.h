@@ -44,6 +44,7 @@ struct NodeBackends {
   absl::Time down_since = absl::InfiniteFuture();   // first failure since it last answered
   uint32_t slow_outstanding = 0;               // commands of unbounded run time that it works on
   std::vector<OldConnection> old_connections;  // to be ended before anything else is sent
+  std::shared_ptr<WaitingCount> waiting = std::make_shared<WaitingCount>();  // without a connection
 };
 
 class BackendPool {

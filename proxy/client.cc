@@ -502,6 +502,7 @@ void Client::Finish(Request* request) {
     return AnswerRope(parent, std::move(merged));
   }
   --unanswered_;
+  request_bytes_ -= std::exchange(request->charged, 0);
   usual_reply_bytes_ = UsualReplyBytes(usual_reply_bytes_, request->reply_bytes);
   worker_->stats()->requests_in_flight.Sub(1);
   worker_->MarkDirty(this);

@@ -70,7 +70,10 @@ bool Dispatcher::Start(Request* request, const io::Rope& frame) {
   // A private connection is taken only when the request may go at once.
   if (!barrier_closed && (!request->private_connection || !EarlierInTheWay(*request, nullptr))) {
     route = FindRoute(request);
-    if (route.backend != nullptr && GateOpen(request, route)) {
+    const bool place = route.backend == nullptr || request->private_connection ||
+                       route.backend->state() == Backend::State::kOpen ||
+                       TakePlace(request, route, bytes);
+    if (route.backend != nullptr && place && GateOpen(request, route)) {
       if (route.backend->HasRoom(bytes)) {
         if (bytes < kCopyBytes) {
           worker_->stats()->payload_bytes_copied.Add(bytes);
@@ -89,8 +92,12 @@ bool Dispatcher::Start(Request* request, const io::Rope& frame) {
   }
   KeepBytes(request, frame);
   Wait(request);
-  if (!barrier_closed && route.backend == nullptr && !request->private_connection) {
-    HoldForNode(request, route);
+  if (!barrier_closed && !request->private_connection) {
+    if (route.backend == nullptr) {
+      HoldForNode(request, route);
+    } else if (route.backend->state() != Backend::State::kOpen) {
+      TakePlaceOrExpire(request, route);
+    }
   }
   worker_->WakeClient(request->client);
   return true;
@@ -231,11 +238,22 @@ Hold* Dispatcher::EnsureHold(Request* request) {
   return hold;
 }
 
+// Among those that wait for a connection to the node. False: too many do.
+bool Dispatcher::TakePlace(Request* request, const Route& route, uint64_t bytes) {
+  if (request->hold == nullptr) request->hold = std::make_unique<Hold>();
+  return request->hold->place.Take(route.node == nullptr ? uncovered_ : route.node->waiting, bytes);
+}
+
+void Dispatcher::TakePlaceOrExpire(Request* request, const Route& route) {
+  if (!TakePlace(request, route, request->bytes.size())) request->hold->deadline = worker_->now();
+}
+
 // Nobody serves the slot, or its node can't be connected to at this time.
 void Dispatcher::HoldForNode(Request* request, const Route& route) {
   Hold* hold = EnsureHold(request);
   const absl::Time now = worker_->now();
   hold->for_topology = worker_->topology_number();
+  TakePlaceOrExpire(request, route);
   if (route.node == nullptr) {
     hold->not_before = now + NextBackoff(hold);
     worker_->HintRefresh("");
@@ -254,7 +272,9 @@ void Dispatcher::Wake(Client* client) {
     uint32_t last_out = 0;  // … the number of the last one that is out, …
     const Backend* on = nullptr;
     bool several = false;
-    bool waits = false;  // … and whether one of them waits.
+    bool waits = false;  // … and whether one of them waits, …
+    bool for_node = false;
+    Route route = {};  // … for this node.
   };
   client->wake_at = absl::InfiniteFuture();
   if (client->waiting == 0) return;
@@ -290,6 +310,8 @@ void Dispatcher::Wake(Client* client) {
       const Route route = FindRoute(request);
       if (route.backend == nullptr) {
         HoldForNode(request, route);
+        slot.for_node = true;
+        slot.route = route;
       } else if (slot.on != nullptr && slot.on != route.backend) {
         // Another connection than that of the earlier ones: their replies wake it.
       } else if (!route.backend->HasRoom(request->bytes.size())) {
@@ -303,6 +325,8 @@ void Dispatcher::Wake(Client* client) {
         slot.waits |= refused && !request->command->single_first_key;
         return;
       }
+    } else if (slot.for_node) {
+      TakePlaceOrExpire(request, slot.route);
     }
     slot.waits = true;
     if (request->hold == nullptr) return;

@@ -11,6 +11,7 @@
 // when no later one of its client and slot is still out. If a later one ran and shares a key with
 // it, the refused one is answered with an error instead.
 
+#include <memory>
 #include <string>
 
 #include "absl/strings/string_view.h"
@@ -71,6 +72,8 @@ class Dispatcher {
   void Wait(Request* request);
   void LeaveWaiting(Request* request);
   Hold* EnsureHold(Request* request);
+  bool TakePlace(Request* request, const Route& route, uint64_t bytes);
+  void TakePlaceOrExpire(Request* request, const Route& route);
   void HoldForNode(Request* request, const Route& route);
   Verdict CheckHold(Request* request);
   Verdict ConfirmScript(Request* request);
@@ -85,6 +88,8 @@ class Dispatcher {
   bool SharesKey(const Request& a, const Request& b);
 
   Worker* const worker_;
+  // For slots that nobody serves.
+  const std::shared_ptr<WaitingCount> uncovered_ = std::make_shared<WaitingCount>();
 };
 
 }  // namespace proxy

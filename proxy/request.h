@@ -32,6 +32,46 @@ struct Request;
 // buffer is free at once. More is sent from where it lies.
 constexpr size_t kCopyBytes = 1 << 10;
 
+// How much waits for one node to which there is no connection.
+struct WaitingCount {
+  uint32_t requests = 0;
+  uint64_t bytes = 0;
+};
+
+// A request's place among those that wait for a node (L13).
+class WaitingPlace {
+ public:
+  static constexpr uint32_t kRequestsMax = 10000;
+  static constexpr uint64_t kBytesMax = 64 << 20;
+
+  WaitingPlace() = default;
+  ~WaitingPlace() { Leave(); }
+  WaitingPlace(const WaitingPlace&) = delete;
+  WaitingPlace& operator=(const WaitingPlace&) = delete;
+
+  // Takes one in `count`, for a place in another one if there was that. False: no room.
+  bool Take(const std::shared_ptr<WaitingCount>& count, uint64_t bytes) {
+    if (count_ == count) return true;
+    Leave();
+    if (count->requests >= kRequestsMax || count->bytes + bytes > kBytesMax) return false;
+    count_ = count;
+    bytes_ = bytes;
+    ++count_->requests;
+    count_->bytes += bytes_;
+    return true;
+  }
+  void Leave() {
+    if (count_ == nullptr) return;
+    --count_->requests;
+    count_->bytes -= bytes_;
+    count_.reset();
+  }
+
+ private:
+  std::shared_ptr<WaitingCount> count_;  // null: has none
+  uint64_t bytes_ = 0;
+};
+
 // Why a request waits, and until when. Only for those that do: the rare path.
 struct Hold {
   absl::Time deadline = absl::InfiniteFuture();  // then it is answered with `error`
@@ -54,6 +94,7 @@ struct Hold {
   bool confirm = false;
   bool confirm_moving = false;  // TRYAGAIN: the slot must be moving
   std::string error;            // line for the client when the time is up, without '-' and CRLF
+  WaitingPlace place;           // until it is handed over
 
   // An ASK is good for now: later the slot may have moved on, and its target may be importing it
   // once more, without the key. The slot's owner is asked again then.

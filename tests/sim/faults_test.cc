@@ -518,6 +518,53 @@ TEST_F(FaultsTest, L12_ForgedRedirectionsAskForAtMostFiveRefreshesASecond) {
   world().RunUntilIdle();
 }
 
+// Those beyond what may wait for a node are told at once.
+TEST_F(FaultsTest, L13_TenThousandRequestsWaitForANodeAndNoMore) {
+  NodeOf("a").Kill();
+  std::vector<SimClient*> clients;
+  for (int i = 0; i < 250; ++i) {
+    clients.push_back(world().Connect());
+    clients.back()->Send(Repeated("INCR a\r\n", 60));
+  }
+  SimClient* other = world().Connect();
+  world().RunFor(2 * kSecond);
+  EXPECT_LE(Sum(&proxy::WorkerStats::held_requests), 10000u);
+  EXPECT_GE(Sum(&proxy::WorkerStats::held_requests), 9000u);
+  const Nanos begin = world().now();
+  EXPECT_EQ(Ask(other, "INCR a"), kNoOwner);
+  EXPECT_LE(world().now() - begin, 100 * kMillisecond);
+  EXPECT_EQ(Ask(other, "GET b"), "$-1\r\n");
+  // The others are served when the node comes back.
+  NodeOf("a").Start(NodeOf("a").address());
+  world().RunFor(10 * kSecond);
+  size_t refused = 0;
+  for (SimClient* client : clients) {
+    const std::string received = client->TakeReceived();
+    EXPECT_EQ(Occurrences(received, "\r\n"), 60u);
+    refused += Occurrences(received, kNoOwner);
+  }
+  EXPECT_EQ(refused, 250 * 60 - Journal("INCR a").size());
+  EXPECT_GE(refused, 4500u);
+  EXPECT_LE(refused, 6000u);
+}
+
+TEST_F(FaultsTest, L13_64MibWaitForANodeAndNoMore) {
+  NodeOf("a").Kill();
+  std::vector<SimClient*> clients;
+  for (int i = 0; i < 12; ++i) {
+    clients.push_back(world().Connect());
+    for (int k = 0; k < 10; ++k) clients.back()->Send(Set("a", 700000));
+  }
+  world().RunFor(2 * kSecond);
+  EXPECT_LE(Charged(), 66 * kMib);
+  EXPECT_GE(Charged(), 60 * kMib);
+  world().RunFor(10 * kSecond);
+  std::string received;
+  for (SimClient* client : clients) received += client->TakeReceived();
+  EXPECT_EQ(received, Repeated(kNoOwner, 120));
+  EXPECT_EQ(Charged(), 0u);
+}
+
 TEST_F(FaultsTest, L15_ABulkOfMoreThan512MibOrTooManyElementsEndsTheConnection) {
   SimClient* client = world().Connect();
   for (absl::string_view header : {"$536870913\r\n", "*4294967296\r\n", "%4294967296\r\n"}) {
