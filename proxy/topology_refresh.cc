@@ -33,6 +33,9 @@ constexpr absl::Duration kHedge = absl::Milliseconds(50);  // then one more node
 // Queries that close count too.
 constexpr size_t kQueriesMax = 16;
 constexpr absl::Duration kFailureRemembered = absl::Seconds(60);
+// A slot's owner that was away for so long has no say any more. Of many, a few are asked.
+constexpr absl::Duration kOwnerAwayMin = absl::Seconds(1);
+constexpr size_t kOwnersMax = 5;
 // A node that says nothing for so long is not the one to ask.
 constexpr absl::Duration kQueryReplyTimeoutMax = absl::Seconds(2);
 
@@ -126,6 +129,32 @@ bool IsWorse(const cluster::Topology& view, const cluster::Topology& known) {
   return false;
 }
 
+// Owners by `known` of what is older in `view`; the first few.
+std::vector<cluster::NodeIndex> OwnersOfOlder(const cluster::Topology& view,
+                                              const cluster::Topology& known) {
+  std::vector<cluster::NodeIndex> owners;
+  for (int slot = 0; slot < cluster::kSlotCount && owners.size() < kOwnersMax; ++slot) {
+    const auto number = static_cast<cluster::Slot>(slot);
+    if (view.EpochOf(number) >= known.EpochOf(number)) continue;
+    const cluster::NodeIndex owner = known.ShardFor(number)->primary;
+    if (std::find(owners.begin(), owners.end(), owner) == owners.end()) owners.push_back(owner);
+  }
+  return owners;
+}
+
+// Whether the node still says of some slot that it owns it, newer than `view` has it.
+bool Insists(const cluster::Topology& own, absl::string_view id, const cluster::Topology& view) {
+  for (int slot = 0; slot < cluster::kSlotCount; ++slot) {
+    const auto number = static_cast<cluster::Slot>(slot);
+    const cluster::Shard* const shard = own.ShardFor(number);
+    if (shard != nullptr && own.node(shard->primary).id == id &&
+        own.EpochOf(number) > view.EpochOf(number)) {
+      return true;
+    }
+  }
+  return false;
+}
+
 std::string DescribeTopology(const cluster::Topology& topology) {
   return absl::StrCat(topology.nodes().size(), " nodes, ", topology.shards().size(), " shards, ",
                       topology.covered_slots(), "/", cluster::kSlotCount, " slots");
@@ -164,7 +193,8 @@ void TopologyRefresh::OnAsk(RefreshAsk ask) {
     entry.arrival = asks_arrived_;
     entry.after = begun_;
   }
-  Schedule();
+  // Not at once: the others that ask in this turn shall have a part in it.
+  if (started_ && run_ == nullptr && !advancing_) begin_timer_.Set(std::max(NextBegin(), now()));
 }
 
 void TopologyRefresh::OnCompletion(io::Completion* completion) {
@@ -177,7 +207,7 @@ void TopologyRefresh::OnCompletion(io::Completion* completion) {
 void TopologyRefresh::Stop() {
   stopped_ = true;
   run_.reset();
-  CancelQueries(nullptr);
+  CancelQueries();
   begin_timer_.Stop();
   run_timer_.Stop();
   asks_.clear();
@@ -209,22 +239,33 @@ void TopologyRefresh::Schedule() {
 }
 
 absl::Time TopologyRefresh::NextBegin() const {
-  const absl::Time wanted = OldestAsk(false) != nullptr ? now() : due_;
+  const absl::Time wanted = AnyAsk() ? now() : due_;
   return std::max(wanted, last_begin_ + kBetweenBeginsMin);
 }
 
-// Of all workers: the one that waits longest for a refresh, if `with_node` of those that name a
-// node; null if there is none.
-const TopologyRefresh::Ask* TopologyRefresh::OldestAsk(bool with_node) const {
-  const Ask* oldest = nullptr;
+bool TopologyRefresh::AnyAsk() const {
+  return std::any_of(asks_.begin(), asks_.end(), [](const std::deque<Ask>& asks) {
+    return std::any_of(asks.begin(), asks.end(), [](const Ask& ask) { return !ask.served; });
+  });
+}
+
+// Ids of the nodes that asks name, those that wait longest first; so many as are asked at a time.
+std::vector<std::string> TopologyRefresh::NamedNodes() const {
+  std::vector<const Ask*> waiting;
   for (const std::deque<Ask>& asks : asks_) {
     for (const Ask& ask : asks) {
-      if (ask.served || (with_node && ask.first_node_id.empty())) continue;
-      if (oldest == nullptr || ask.arrival < oldest->arrival) oldest = &ask;
-      break;  // later ones of this worker are younger
+      if (!ask.served && !ask.first_node_id.empty()) waiting.push_back(&ask);
     }
   }
-  return oldest;
+  std::sort(waiting.begin(), waiting.end(),
+            [](const Ask* a, const Ask* b) { return a->arrival < b->arrival; });
+  std::vector<std::string> ids;
+  for (const Ask* ask : waiting) {
+    if (std::find(ids.begin(), ids.end(), ask->first_node_id) != ids.end()) continue;
+    ids.push_back(ask->first_node_id);
+    if (ids.size() == kParallelMax) break;
+  }
+  return ids;
 }
 
 // Nothing is missing from what the workers have, and no change is to be expected.
@@ -249,9 +290,15 @@ void TopologyRefresh::Begin() {
   run_ = std::make_unique<Run>();
   run_->number = ++begun_;
   run_->begin = now();
-  if (const Ask* ask = OldestAsk(true); ask != nullptr) run_->first_id = ask->first_node_id;
+  for (std::string& id : NamedNodes()) {
+    run_->named.emplace_back().id = std::move(id);
+  }
   for (auto it = failed_at_.begin(); it != failed_at_.end();) {
     it = it->second + kFailureRemembered < now() ? failed_at_.erase(it) : std::next(it);
+  }
+  for (auto it = away_since_.begin(); it != away_since_.end();) {
+    const bool left = known_ == nullptr || known_->FindById(it->first) == cluster::kNoNode;
+    it = left ? away_since_.erase(it) : std::next(it);
   }
   ForgetNames();
   if (published_ != nullptr) {
@@ -260,27 +307,27 @@ void TopologyRefresh::Begin() {
     }
   }
 
-  absl::optional<Candidate> first;
-  if (published_ != nullptr && !run_->first_id.empty()) {
-    const cluster::NodeIndex index = published_->topology->FindById(run_->first_id);
-    if (index != cluster::kNoNode && published_->endpoints[index].has_value()) {
-      first = Candidate{*published_->endpoints[index], published_->topology->node(index).address};
-      run_->known.insert(first->endpoint.ToString());
-    }
+  std::vector<absl::optional<Candidate>> first(run_->named.size());
+  for (size_t i = 0; published_ != nullptr && i < run_->named.size(); ++i) {
+    const std::string& id = run_->named[i].id;
+    const cluster::NodeIndex index = published_->topology->FindById(id);
+    if (index == cluster::kNoNode || !published_->endpoints[index].has_value()) continue;
+    first[i] =
+        Candidate{*published_->endpoints[index], published_->topology->node(index).address, id};
+    run_->known.insert(first[i]->endpoint.ToString());
   }
   AddLearned();
   AddStartup();
   if (run_->candidates.empty()) WantNames();
-  if (first.has_value()) {
-    // Not before the run is set up: a query may fail at once.
-    Query* query = IdleQuery();
-    if (query != nullptr) {
-      advancing_ = true;
-      run_->first = query;
-      StartQuery(query, *first);
-      advancing_ = false;
-    }
+  // Not before the run is set up: a query may fail at once.
+  advancing_ = true;
+  for (size_t i = 0; i < run_->named.size(); ++i) {
+    Query* const query = first[i].has_value() ? IdleQuery() : nullptr;
+    if (query == nullptr) continue;
+    run_->named[i].query = query;
+    StartQuery(query, *first[i]);
   }
+  advancing_ = false;
   Advance();
 }
 
@@ -290,7 +337,8 @@ void TopologyRefresh::AddLearned() {
   std::vector<Candidate> learned;
   for (size_t i = 0; i < published_->endpoints.size(); ++i) {
     if (!published_->endpoints[i].has_value()) continue;
-    learned.push_back({*published_->endpoints[i], published_->topology->nodes()[i].address});
+    const cluster::Node& node = published_->topology->nodes()[i];
+    learned.push_back({*published_->endpoints[i], node.address, node.id});
   }
   std::shuffle(learned.begin(), learned.end(), random_);
   std::stable_partition(learned.begin(), learned.end(), [&](const Candidate& candidate) {
@@ -308,7 +356,7 @@ void TopologyRefresh::AddStartup() {
   for (size_t i = 0; i < startup.size(); ++i) {
     const auto endpoint = io::Endpoint::FromIp(startup[i].host, startup[i].port);
     if (endpoint.ok()) {
-      AddCandidate(false, (2 * i + 1) << 8, {*endpoint, {HostOf(*endpoint), startup[i].port}});
+      AddCandidate(false, (2 * i + 1) << 8, {*endpoint, {HostOf(*endpoint), startup[i].port}, ""});
     } else {
       run_->names.push_back(startup[i]);
     }
@@ -370,12 +418,34 @@ void TopologyRefresh::AddForSecondOpinion(const Opinion& opinion) {
   for (const cluster::Node& node : opinion.view->nodes()) {
     if (!node.usable() || node.failed || node.id == opinion.node) continue;
     const absl::optional<io::Endpoint> endpoint = EndpointOf(node);
-    if (endpoint.has_value()) others.push_back({*endpoint, node.address});
+    if (endpoint.has_value()) others.push_back({*endpoint, node.address, node.id});
   }
   std::shuffle(others.begin(), others.end(), random_);
   for (const Candidate& candidate : others) {
     AddCandidate(true, ++run_->opinion_candidates << 8, candidate);
   }
+}
+
+// Those whose word counts most.
+void TopologyRefresh::AddOwners(const Opinion& opinion) {
+  for (const cluster::NodeIndex owner : OwnersOfOlder(*opinion.view, *known_)) {
+    const cluster::Node& node = known_->node(owner);
+    const absl::optional<io::Endpoint> endpoint = EndpointOf(node);
+    if (!endpoint.has_value()) continue;
+    // Before those that are asked by chance.
+    for (auto it = run_->candidates.begin(); it != run_->candidates.end(); ++it) {
+      if (!(it->second.endpoint == *endpoint)) continue;
+      run_->known.erase(endpoint->ToString());
+      run_->candidates.erase(it);
+      break;
+    }
+    AddCandidate(true, ++run_->opinion_candidates << 8, {*endpoint, node.address, node.id});
+  }
+}
+
+bool TopologyRefresh::AwaitsNamed() const {
+  return std::any_of(run_->named.begin(), run_->named.end(),
+                     [](const Named& named) { return named.query != nullptr; });
 }
 
 // Goes on with the refresh that runs as far as that is possible now. Called after every event that
@@ -398,12 +468,12 @@ void TopologyRefresh::AdvanceOnce() {
   const bool late = now() >= run_->begin + kRunMax;
   if (run_->accepted.has_value()) {
     if (pending_ != nullptr && (late || !PendingNamesOutstanding())) PublishPending();
-    const bool await_first =
-        run_->first != nullptr && now() < run_->begin + kFirstNodePatience && !late;
-    if (pending_ == nullptr && !await_first) return EndRun();
+    const bool await_named = AwaitsNamed() && now() < run_->begin + kFirstNodePatience && !late;
+    if (pending_ == nullptr && !await_named) return EndRun();
     return SetRunTimer();
   }
   AddNamed();
+  AcceptConfirmed();
   if (!late) StartQueries();
   const bool exhausted = QueriesRunning() == 0 && run_->candidates.empty() && !NamesOutstanding();
   if (exhausted) AcceptLoneVoice();
@@ -454,6 +524,7 @@ TopologyRefresh::Query* TopologyRefresh::IdleQuery() {
 void TopologyRefresh::StartQuery(Query* query, const Candidate& candidate) {
   query->candidate = candidate;
   query->running = true;
+  query->begin = now();
   NodeQuery::Options options;
   options.username = env_.config->backend_username;
   options.password = env_.config->backend_password;
@@ -468,15 +539,19 @@ void TopologyRefresh::StartQuery(Query* query, const Candidate& candidate) {
 void TopologyRefresh::OnReplies(Query* query, absl::StatusOr<std::vector<std::string>> replies) {
   query->running = false;
   if (run_ == nullptr) return;
-  const bool was_first = run_->first == query;
-  if (was_first) run_->first = nullptr;
+  Named* named = nullptr;
+  for (Named& one : run_->named) {
+    if (one.query == query) named = &one;
+  }
+  if (named != nullptr) named->query = nullptr;
   const std::string address = query->candidate.endpoint.ToString();
   absl::StatusOr<Opinion> opinion = replies.ok() ? ReadReplies(*replies, query->candidate)
                                                  : absl::StatusOr<Opinion>(replies.status());
+  NoteOwner(*query, opinion.ok() && opinion->node == query->candidate.id);
   if (opinion.ok()) {
     failed_at_.erase(address);
     // A stranger at its address is not the node that was meant.
-    if (was_first && opinion->node == run_->first_id) run_->first_view = opinion->view;
+    if (named != nullptr && opinion->node == named->id) named->view = opinion->view;
     OnOpinion(*std::move(opinion));
   } else {
     ++run_->failures;
@@ -489,9 +564,24 @@ void TopologyRefresh::OnReplies(Query* query, absl::StatusOr<std::vector<std::st
   Advance();
 }
 
-void TopologyRefresh::CancelQueries(const Query* but) {
+// Whether the node that should be there was.
+void TopologyRefresh::NoteOwner(const Query& query, bool there) {
+  if (query.candidate.id.empty()) return;
+  if (there) {
+    away_since_.erase(query.candidate.id);
+  } else {
+    away_since_.emplace(query.candidate.id, query.begin);
+  }
+}
+
+// All but those of the named nodes of the refresh that runs.
+void TopologyRefresh::CancelQueries() {
   for (const std::unique_ptr<Query>& query : queries_) {
-    if (query.get() == but) continue;
+    if (run_ != nullptr &&
+        std::any_of(run_->named.begin(), run_->named.end(),
+                    [&](const Named& named) { return named.query == query.get(); })) {
+      continue;
+    }
     query->running = false;
     query->conversation.Cancel();
   }
@@ -538,14 +628,37 @@ absl::StatusOr<TopologyRefresh::Opinion> TopologyRefresh::ReadReplies(
 }
 
 void TopologyRefresh::OnOpinion(Opinion opinion) {
-  if (known_ == nullptr || opinion.view->SameRouting(*known_) || !IsWorse(*opinion.view, *known_) ||
-      IsConfirmed(opinion)) {
+  if (known_ == nullptr || opinion.view->SameRouting(*known_) || !IsWorse(*opinion.view, *known_)) {
     return Accept(std::move(opinion));
   }
   // After another view was taken over, only the node's own was still awaited.
   if (run_->accepted.has_value()) return;
+  AddOwners(opinion);
   AddForSecondOpinion(opinion);
   run_->doubtful.push_back(std::move(opinion));
+}
+
+void TopologyRefresh::AcceptConfirmed() {
+  for (const Opinion& opinion : run_->doubtful) {
+    if (IsConfirmed(opinion) && OwnersGiveWay(opinion)) return Accept(opinion);
+  }
+}
+
+// A few nodes that have not heard the news yet may well agree, and so do those that are cut off
+// together: who has what is newer must not be there, or say so itself.
+bool TopologyRefresh::OwnersGiveWay(const Opinion& opinion) const {
+  for (const cluster::NodeIndex owner : OwnersOfOlder(*opinion.view, *known_)) {
+    const std::string& id = known_->node(owner).id;
+    const auto own = std::find_if(run_->doubtful.begin(), run_->doubtful.end(),
+                                  [&](const Opinion& other) { return other.node == id; });
+    if (own != run_->doubtful.end()) {
+      if (Insists(*own->view, id, *opinion.view)) return false;
+      continue;
+    }
+    const auto away = away_since_.find(id);
+    if (away == away_since_.end() || now() < away->second + kOwnerAwayMin) return false;
+  }
+  return true;
 }
 
 bool TopologyRefresh::IsConfirmed(const Opinion& opinion) const {
@@ -563,11 +676,11 @@ void TopologyRefresh::AcceptLoneVoice() {
   for (const cluster::Node& node : opinion.view->nodes()) {
     if (node.id != opinion.node && node.usable() && !node.failed) return;
   }
-  Accept(opinion);
+  if (OwnersGiveWay(opinion)) Accept(opinion);
 }
 
 void TopologyRefresh::Accept(Opinion opinion) {
-  CancelQueries(run_->first);
+  CancelQueries();
   TakeServerInfo(opinion);
   if (known_ == nullptr || !opinion.view->SameRouting(*known_)) {
     known_ = pending_ = opinion.view;
@@ -602,9 +715,9 @@ void TopologyRefresh::TakeServerInfo(const Opinion& opinion) {
 }
 
 void TopologyRefresh::EndRun() {
-  CancelQueries(nullptr);
-  run_timer_.Stop();
   const std::unique_ptr<Run> run = std::move(run_);
+  CancelQueries();
+  run_timer_.Stop();
   if (run->accepted.has_value()) {
     retry_delay_ = absl::ZeroDuration();
     if (std::exchange(failure_told_, false)) {
@@ -632,7 +745,8 @@ void TopologyRefresh::TellFailure(const Run& run) {
     const Opinion& opinion = run.doubtful.front();
     return env_.log->WarnEvery(
         "refresh", absl::StrCat("a view of the cluster is not taken over: it is older than the "
-                                "current one and no second node confirms it (from node ",
+                                "current one and no second node confirms it, or the slots' "
+                                "owners object (from node ",
                                 opinion.node, ": ", DescribeTopology(*opinion.view), ")"));
   }
   failure_told_ = true;
@@ -646,17 +760,23 @@ void TopologyRefresh::TellFailure(const Run& run) {
 // Marks the asks that this refresh serves; returns the answers to those, and to earlier ones, that
 // no unserved one precedes.
 std::vector<std::pair<uint32_t, RefreshResult>> TopologyRefresh::AnswersOf(const Run& run) {
-  TopologyPtr view = run.first_view;
-  if (view == nullptr && run.accepted.has_value()) view = run.accepted->view;
-  if (view == nullptr && !run.doubtful.empty()) view = run.doubtful.front().view;
+  TopologyPtr any;
+  if (run.accepted.has_value()) any = run.accepted->view;
+  if (any == nullptr && !run.doubtful.empty()) any = run.doubtful.front().view;
   std::vector<std::pair<uint32_t, RefreshResult>> answers;
   for (size_t worker = 0; worker < asks_.size(); ++worker) {
     std::deque<Ask>& asks = asks_[worker];
     for (Ask& ask : asks) {
       if (ask.served || ask.after >= run.number) continue;
-      if (!ask.first_node_id.empty() && ask.first_node_id != run.first_id) continue;
+      ask.view = any;
+      if (!ask.first_node_id.empty()) {
+        const auto named = std::find_if(run.named.begin(), run.named.end(), [&](const Named& one) {
+          return one.id == ask.first_node_id;
+        });
+        if (named == run.named.end()) continue;
+        if (named->view != nullptr) ask.view = named->view;
+      }
       ask.served = true;
-      ask.view = view;
     }
     while (!asks.empty() && asks.front().served) {
       RefreshResult result{asks.front().sequence, std::move(asks.front().view)};

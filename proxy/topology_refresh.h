@@ -5,12 +5,14 @@
 // When to ask for the cluster's topology, whom, and whether to believe it. Runs on the control
 // thread; the workers get what it publishes as an immutable snapshot.
 //
-// One refresh at a time. It asks one node after another (the node that a redirection came from
-// first, then learned nodes and configured startup nodes in turn, names resolved anew) until one
-// gives a valid view; when nodes are slow or fail, up to three at once. A view with less coverage
-// or older epochs than the current one is taken only if a second node says the same. At most five
-// refreshes a second; without demand, one every 10 s ± 20 % and never two within
-// --slots-reload-interval unless somebody waits for it or the last one failed.
+// One refresh at a time. It asks one node after another (up to three nodes that redirections came
+// from first, then learned nodes and configured startup nodes in turn, names resolved anew) until
+// one gives a valid view; when nodes are slow or fail, up to three at once. A view with less
+// coverage or older epochs than the current one is taken only if a second node says the same and
+// the owners of what is older, as the current view has them, give way: they say so themselves, or
+// have been away for a while. At most five refreshes a second; without demand, one every 10 s ± 20
+// % and never two within --slots-reload-interval unless somebody waits for it or the last one
+// failed.
 
 #include <cstdint>
 #include <deque>
@@ -65,8 +67,8 @@ class TopologyRefresh {
   // Begins the first refresh.
   void Start();
   // A worker waits for a view begun from now on. Its asks are answered in their order. Those that
-  // name a node are answered by a refresh that asked this node first; a refresh serves one such
-  // node, the one that was asked for longest.
+  // name a node are answered by a refresh that asked this node first; a refresh serves up to three
+  // such nodes, those that were asked for longest.
   void OnAsk(RefreshAsk ask);
   // The resolver has results.
   void OnResolved();
@@ -83,6 +85,7 @@ class TopologyRefresh {
   struct Candidate {
     io::Endpoint endpoint;
     cluster::NodeAddress asked;  // stands in for an empty host in its view
+    std::string id;              // of the node that should be there; empty: not known
   };
   // The next to be asked has the smallest: those that can give a second opinion; then by the time
   // of the last failure; then as they come.
@@ -93,6 +96,7 @@ class TopologyRefresh {
     NodeQuery conversation;
     Candidate candidate;
     bool running = false;  // its result is awaited
+    absl::Time begin;
   };
 
   // What a node says.
@@ -120,13 +124,18 @@ class TopologyRefresh {
     absl::Time used_at = absl::InfinitePast();
   };
 
+  // A node that somebody named.
+  struct Named {
+    std::string id;
+    Query* query = nullptr;  // while it is running
+    TopologyPtr view;        // its own
+  };
+
   // The refresh that runs.
   struct Run {
     uint64_t number = 0;
     absl::Time begin;
-    std::string first_id;                            // empty: no node in particular
-    Query* first = nullptr;                          // while it is running
-    TopologyPtr first_view;                          // its own
+    std::vector<Named> named;                        // asked first
     std::map<CandidateOrder, Candidate> candidates;  // not asked yet
     std::set<std::string> known;                     // addresses that are or were candidates
     std::vector<cluster::NodeAddress> names;         // startup nodes without addresses so far
@@ -146,7 +155,8 @@ class TopologyRefresh {
   // --- when
   void Schedule();
   absl::Time NextBegin() const;
-  const Ask* OldestAsk(bool with_node) const;
+  bool AnyAsk() const;
+  std::vector<std::string> NamedNodes() const;
   bool Complete() const;
 
   // --- whom
@@ -157,6 +167,8 @@ class TopologyRefresh {
   void WantNames();
   bool AddCandidate(bool second_opinion, uint64_t order, const Candidate& candidate);
   void AddForSecondOpinion(const Opinion& opinion);
+  void AddOwners(const Opinion& opinion);
+  bool AwaitsNamed() const;
   void Advance();
   void AdvanceOnce();
   void StartQueries();
@@ -165,7 +177,8 @@ class TopologyRefresh {
   Query* IdleQuery();
   void StartQuery(Query* query, const Candidate& candidate);
   void OnReplies(Query* query, absl::StatusOr<std::vector<std::string>> replies);
-  void CancelQueries(const Query* but);
+  void NoteOwner(const Query& query, bool there);
+  void CancelQueries();
   void SetRunTimer();
   bool NamesOutstanding() const;
 
@@ -174,6 +187,8 @@ class TopologyRefresh {
                                              const Candidate& candidate);
   void OnOpinion(Opinion opinion);
   bool IsConfirmed(const Opinion& opinion) const;
+  bool OwnersGiveWay(const Opinion& opinion) const;
+  void AcceptConfirmed();
   void AcceptLoneVoice();
   void Accept(Opinion opinion);
   void TakeServerInfo(const Opinion& opinion);
@@ -196,8 +211,9 @@ class TopologyRefresh {
   bool started_ = false;
   bool stopped_ = false;
 
-  std::vector<std::unique_ptr<Query>> queries_;  // by index; reused when idle
-  std::map<std::string, absl::Time> failed_at_;  // by address: nodes whose last query failed
+  std::vector<std::unique_ptr<Query>> queries_;   // by index; reused when idle
+  std::map<std::string, absl::Time> failed_at_;   // by address: nodes whose last query failed
+  std::map<std::string, absl::Time> away_since_;  // by id: nodes that were not where they should be
   std::map<std::string, Name, std::less<>> names_;
 
   std::unique_ptr<Run> run_;  // null: none is running

@@ -494,31 +494,55 @@ TEST_F(TopologyRefreshTest, TheNodeThatIsNamedIsAskedFirstAndItsOwnViewReturned)
   }
 }
 
-TEST_F(TopologyRefreshTest, AsksThatNameSeveralNodesAreServedOneRefreshEachInOrder) {
+// One after another they would wait 200 ms for each.
+TEST_F(TopologyRefreshTest, UpToThreeNamedNodesAreAskedAtOnceAndEachAskGetsItsOwnNodesView) {
   AddThree();
+  Member* d = Add('d');
+  View view = Three();
+  view.push_back({'d', d->address(), "", 0});
+  AllSay(view);
   StartAndFind();
   Run(absl::Milliseconds(200));
+  const uint64_t before = stats_.refreshes.Get();
   Ask(1, Id('b'));
   Ask(2, Id('c'));
   Ask(3, Id('b'));
   Ask(4);
-  Ask(5, Id('c'), 1);
-  ASSERT_TRUE(RunUntil([&] { return answers_.size() >= 5; })) << answers_.size();
+  Ask(5, Id('a'), 1);
+  Ask(6, Id('d'), 1);  // one too many
+  ASSERT_TRUE(RunUntil([&] { return answers_.size() >= 6; })) << answers_.size();
   Run(absl::Milliseconds(500));
-  const auto source = [](const Answered& answer) {
-    return answer.result.view->node(answer.result.view->source()).id;
-  };
-  // b's refresh has served 3 and 4 too, but 2 comes before them.
-  ASSERT_THAT(answers_, SizeIs(5));
-  EXPECT_EQ(answers_[0].result.sequence, 1u);
-  EXPECT_EQ(source(answers_[0]), Id('b'));
-  std::vector<std::pair<uint64_t, std::string>> later;
-  for (size_t i = 1; i < 5; ++i) {
-    if (answers_[i].worker == 0)
-      later.push_back({answers_[i].result.sequence, source(answers_[i])});
+  ASSERT_THAT(answers_, SizeIs(6));
+  std::map<uint64_t, std::pair<std::string, uint64_t>> answered;  // who, in which refresh
+  for (const Answered& answer : answers_) {
+    answered[answer.result.sequence] = {answer.result.view->node(answer.result.view->source()).id,
+                                        answer.refresh - before};
   }
-  EXPECT_EQ(answers_[1].refresh, answers_[0].refresh + 1);
-  EXPECT_THAT(later.front(), testing::Pair(2u, Id('c')));
+  EXPECT_EQ(answered[1], std::make_pair(Id('b'), uint64_t{1}));
+  EXPECT_EQ(answered[2], std::make_pair(Id('c'), uint64_t{1}));
+  EXPECT_EQ(answered[3], std::make_pair(Id('b'), uint64_t{1}));
+  EXPECT_EQ(answered[4].second, 1u);
+  EXPECT_EQ(answered[5], std::make_pair(Id('a'), uint64_t{1}));
+  EXPECT_EQ(answered[6], std::make_pair(Id('d'), uint64_t{2}));
+}
+
+// Of three, one that does not answer keeps the others' askers no longer than itself.
+TEST_F(TopologyRefreshTest, ANamedNodeThatHangsIsAwaitedForAWhileOnlyAndOthersHaveTheirViews) {
+  AddThree();
+  StartAndFind();
+  Run(absl::Milliseconds(200));
+  b_->silent = true;
+  Ask(1, Id('a'), 0);
+  Ask(2, Id('b'), 1);
+  Ask(3, Id('c'), 2);
+  const absl::Time begin = now_;
+  ASSERT_TRUE(RunUntil([&] { return answers_.size() >= 3; }));
+  EXPECT_LE(now_ - begin, absl::Milliseconds(600));
+  for (const Answered& answer : answers_) {
+    const std::string source = answer.result.view->node(answer.result.view->source()).id;
+    if (answer.worker == 1) continue;  // that of any other node
+    EXPECT_EQ(source, Id(answer.worker == 0 ? 'a' : 'c'));
+  }
 }
 
 TEST_F(TopologyRefreshTest, NeverMoreThanFiveRefreshesASecond) {
@@ -643,6 +667,45 @@ TEST_F(TopologyRefreshTest, AnOlderMapIsNotTakenOverWhenNobodyConfirmsIt) {
   c_->node.Up();
   ASSERT_TRUE(AskAndWait());
   EXPECT_THAT(published_, SizeIs(1));
+}
+
+// B26: those that have not heard yet, or are cut off together, agree.
+TEST_F(TopologyRefreshTest, TwoNodesThatLagDoNotBringAnOlderMapBackWhileTheOwnerObjects) {
+  AddThree();
+  AllSay(Three(5));
+  StartAndFind();
+  // a and b believe that c's slots are b's; so does b itself, which had them once.
+  a_->view = Three(5);
+  a_->view[1].slots = "5461-16383";
+  a_->view[2].slots = "";
+  b_->view = a_->view;
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_TRUE(AskAndWait(Id(i % 2 == 0 ? 'a' : 'b')));
+    Run(absl::Seconds(1));
+  }
+  EXPECT_THAT(published_, SizeIs(1));
+  // The owner is not there any more: for a while it is waited for.
+  c_->node.Down();
+  const absl::Time begin = now_;
+  Ask(100, Id('a'));
+  ASSERT_TRUE(RunUntil([&] { return published_.size() == 2; })) << Log();
+  EXPECT_GE(now_ - begin, absl::Seconds(1));
+  EXPECT_LE(now_ - begin, absl::Seconds(2));
+  EXPECT_EQ(published_[1]->topology->EpochOf(16383), 6u);
+}
+
+TEST_F(TopologyRefreshTest, AnOlderMapIsTakenOverAtOnceWhenTheOwnerGivesWay) {
+  AddThree();
+  AllSay(Three(5));
+  StartAndFind();
+  View back = Three(5);
+  back[1].slots = "5461-16383";
+  back[2].slots = "";
+  AllSay(back);
+  const absl::Time begin = now_;
+  Ask(1, Id('a'));
+  ASSERT_TRUE(RunUntil([&] { return published_.size() == 2; })) << Log();
+  EXPECT_LE(now_ - begin, absl::Milliseconds(500));
 }
 
 TEST_F(TopologyRefreshTest, TwoNodesThatSayDifferentOldThingsConfirmNothing) {

@@ -743,6 +743,32 @@ TEST_F(FaultsTest, B24_ACommandsNoauthIsPassedOnAndCostsTheConnectionOnlyIfItIsT
   EXPECT_EQ(Sum(&proxy::WorkerStats::proxy_errors), 0u);
 }
 
+// Most nodes have not heard for ten seconds that a slot has moved; whom a refresh asks is chance.
+TEST_F(FaultsTest, B26_NodesThatLagDoNotBringAnOlderMapBack) {
+  WorldOptions options;
+  options.cluster.gossip_min = 9 * kSecond;
+  options.cluster.gossip_max = 10 * kSecond;
+  Make(options);
+  SimClient* client = world().Connect();
+  Ask(client, "SET a x");
+  const int from = NodeOf("a").number();
+  cluster().MoveSlots({cluster::SlotOf("a")}, OtherThan(from));
+  EXPECT_EQ(Ask(client, "GET a"), "$1\r\nx\r\n");
+  world().RunFor(kSecond);
+  const uint64_t published = control().topology_published.Get();
+  const uint64_t refreshes = control().refreshes.Get();
+  const uint64_t moved = Sum(&proxy::WorkerStats::moved);
+  for (int i = 0; i < 40; ++i) {
+    NodeOf("b").DropConnections();  // reason enough for a refresh
+    world().RunFor(200 * kMillisecond);
+    EXPECT_EQ(Ask(client, "GET a"), "$1\r\nx\r\n");
+    EXPECT_EQ(Ask(client, "GET b"), "$-1\r\n");
+  }
+  EXPECT_GE(control().refreshes.Get() - refreshes, 20u);
+  EXPECT_EQ(control().topology_published.Get(), published);
+  EXPECT_EQ(Sum(&proxy::WorkerStats::moved), moved);
+}
+
 TEST_F(FaultsTest, B29_AFailoverEveryFiveSecondsForTenMinutes) {
   ClientProfile profile;
   profile.commands = 2000000;
