@@ -15,7 +15,7 @@ build_packages=(
   libgtest-dev libgmock-dev libbenchmark-dev
 )
 run_packages=(redis-server redis-tools python3 procps)
-test_packages=(python3-redis)
+test_packages=(python3-redis spin)
 
 say() { printf '%s: %s\n' "${0##*/}" "$*"; }
 fail() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
