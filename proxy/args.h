@@ -23,10 +23,16 @@ class ArgList {
   explicit ArgList(const resp::Pieces& pieces) {
     resp::ArgReader reader(pieces);
     resp::ArgPosition position;
+    size_t piece = 0;  // that the argument begins in: there may be very many of both
+    uint64_t piece_begin = 0;
     while (reader.Next(&position)) {
       positions_.push_back(position);
+      while (piece + 1 < pieces.size() && position.offset >= piece_begin + pieces[piece].size()) {
+        piece_begin += pieces[piece++].size();
+      }
       std::string copy;
-      absl::string_view view = resp::ViewAt(pieces, position, &copy);
+      absl::string_view view = resp::ViewAt(
+          pieces.subspan(piece), {position.offset - piece_begin, position.length}, &copy);
       if (!copy.empty()) {
         copies_.push_back(std::move(copy));
         view = copies_.back();

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "cluster/split.h"
 #include "proxy/client.h"
 #include "proxy/worker.h"
@@ -28,17 +29,48 @@ std::string FragmentHeader(const cluster::CommandSpec& command, size_t args) {
 // Arguments per key: the key, or the key and its value.
 size_t ArgsPerKey(const Fragments& fragments) { return fragments.keys_with_values ? 2 : 1; }
 
+// Ranges of a frame that may have very many slices.
+class FrameRanges {
+ public:
+  // `frame` outlives it.
+  explicit FrameRanges(const io::Rope& frame) : frame_(frame) {
+    size_t begin = 0;
+    for (const io::Slice& slice : frame.slices()) {
+      begins_.push_back(begin);
+      begin += slice.size();
+    }
+  }
+  // Bytes [offset, offset + length), appended to `out`. They must exist.
+  void AppendTo(size_t offset, size_t length, io::Rope* out) const {
+    size_t i = static_cast<size_t>(std::upper_bound(begins_.begin(), begins_.end(), offset) -
+                                   begins_.begin()) -
+               1;
+    for (; length > 0; ++i) {
+      const io::Slice& slice = frame_.slices()[i];
+      const size_t skip = offset - begins_[i];
+      const size_t n = std::min(length, slice.size() - skip);
+      out->Append(slice.Sub(skip, n));
+      offset += n;
+      length -= n;
+    }
+  }
+
+ private:
+  const io::Rope& frame_;
+  absl::InlinedVector<size_t, 4> begins_;  // of its slices
+};
+
 // The fragment's bytes: a header, and the arguments of its keys by reference to `frame`.
 // `key_positions` are the argument indexes of its keys in `args`.
 io::Rope BuildFragment(Client* client, const Request& parent, const std::vector<uint32_t>& keys,
-                       const ArgList& args, const io::Rope& frame) {
+                       const ArgList& args, const FrameRanges& frame) {
   const size_t step = ArgsPerKey(*parent.fragments);
   io::Rope rope;
   rope.Append(client->arena()->Copy(FragmentHeader(*parent.command, 1 + keys.size() * step)));
   for (const uint32_t key : keys) {
     for (size_t i = 0; i < step; ++i) {
       const resp::ArgPosition raw = args.Raw(1 + key * step + i);
-      frame.AppendRangeTo(raw.offset, raw.length, &rope);
+      frame.AppendTo(raw.offset, raw.length, &rope);
     }
   }
   return rope;
@@ -93,12 +125,13 @@ bool StartFragments(Worker* worker, Request* parent, const ArgList& args, const 
   fragments->requests.reserve(count);
   // All are made before the first is started: one may be answered at once.
   std::vector<io::Rope> bytes(count);
+  const FrameRanges ranges(frame);
   for (size_t i = 0; i < count; ++i) {
     const cluster::SplitFragment& plan = fragments->plan.fragments[i];
     Request* fragment = NewFragment(worker, parent, plan.slot);
     fragment->fragment = static_cast<uint32_t>(i);
     fragments->requests.push_back(fragment);
-    bytes[i] = BuildFragment(client, *parent, plan.keys, args, frame);
+    bytes[i] = BuildFragment(client, *parent, plan.keys, args, ranges);
   }
   // The parent may be answered, and gone, with the last one.
   const std::vector<Request*> requests = fragments->requests;
@@ -113,6 +146,7 @@ bool SplitIntoOneKeyFragments(Worker* worker, Request* request) {
   const io::Rope frame = request->bytes;
   const auto pieces = frame.Views();
   const ArgList args(pieces);
+  const FrameRanges ranges(frame);
   const bool pairs = request->command->split == cluster::Split::kKeyValuePairs;
   const size_t key_count = (args.views().size() - 1) / (pairs ? 2 : 1);
   if (key_count < 2) return false;
@@ -150,7 +184,7 @@ bool SplitIntoOneKeyFragments(Worker* worker, Request* request) {
     started.push_back(one);
     // Key i of the request's own bytes.
     bytes.push_back(
-        BuildFragment(parent->client, *parent, {static_cast<uint32_t>(i)}, args, frame));
+        BuildFragment(parent->client, *parent, {static_cast<uint32_t>(i)}, args, ranges));
   }
   if (!whole) fragments->plan.fragments[request->fragment].keys = {keys[0]};
   for (size_t i = 0; i < key_count; ++i) {
