@@ -67,7 +67,6 @@ class Topology::Builder {
 absl::Status Topology::Builder::TakeNodes() {
   Topology& topology = *topology_;
   topology.nodes_.reserve(lines_.size());
-  topology.by_id_.reserve(lines_.size());
   for (internal::NodeLine& line : lines_) {
     const auto index = static_cast<NodeIndex>(topology.nodes_.size());
     if (line.is_source) {
@@ -76,7 +75,6 @@ absl::Status Topology::Builder::TakeNodes() {
       topology.source_ = index;
       topology.moving_slots_ = std::move(line.moving);
     }
-    topology.by_id_.emplace(line.node.id, index);
     topology.max_config_epoch_ = std::max(topology.max_config_epoch_, line.node.config_epoch);
     topology.nodes_.push_back(std::move(line.node));
   }
@@ -163,8 +161,11 @@ absl::StatusOr<std::shared_ptr<const Topology>> Topology::FromNodesReply(absl::s
 }
 
 NodeIndex Topology::FindById(absl::string_view id) const {
-  const auto found = by_id_.find(id);
-  return found == by_id_.end() ? kNoNode : found->second;
+  const auto found =
+      std::lower_bound(nodes_.begin(), nodes_.end(), id,
+                       [](const Node& node, absl::string_view wanted) { return node.id < wanted; });
+  if (found == nodes_.end() || found->id != id) return kNoNode;
+  return static_cast<NodeIndex>(found - nodes_.begin());
 }
 
 NodeIndex Topology::FindByAddress(absl::string_view host, uint16_t port) const {

@@ -106,10 +106,9 @@ class Topology {
   class Builder;
   Topology() = default;
 
-  std::vector<Node> nodes_;
+  std::vector<Node> nodes_;  // sorted by id
   std::vector<Shard> shards_;
   std::array<uint16_t, kSlotCount> slot_to_shard_;
-  absl::flat_hash_map<std::string, NodeIndex> by_id_;
   absl::flat_hash_map<std::string, NodeIndex> by_address_;  // "host:port"
   std::vector<MovingSlot> moving_slots_;
   int covered_slots_ = 0;

@@ -24,6 +24,8 @@ void BackendPool::Adopt(const ClusterState& state) {
   by_index_.assign(topology.nodes().size(), nullptr);
   for (size_t i = 0; i < topology.nodes().size(); ++i) {
     const cluster::Node& from = topology.node(static_cast<cluster::NodeIndex>(i));
+    // There may be many that have left and are still told of: they need nothing here.
+    if (!from.usable() && !nodes_.contains(from.id)) continue;
     std::unique_ptr<NodeBackends>& node = nodes_[from.id];
     if (node == nullptr) {
       node = std::make_unique<NodeBackends>();
@@ -65,8 +67,9 @@ NodeBackends* BackendPool::FindById(absl::string_view id) {
 
 absl::Span<const bool> BackendPool::Usable() {
   for (size_t i = 0; i < by_index_.size(); ++i) {
-    const NodeBackends& node = *by_index_[i];
-    usable_[i] = node.endpoint.has_value() && node.down_since == absl::InfiniteFuture();
+    const NodeBackends* node = by_index_[i];
+    usable_[i] =
+        node != nullptr && node->endpoint.has_value() && node->down_since == absl::InfiniteFuture();
   }
   return absl::MakeConstSpan(usable_.get(), by_index_.size());
 }

@@ -55,7 +55,7 @@ class BackendPool {
   void Adopt(const ClusterState& state);
   // Null if unknown.
   NodeBackends* FindById(absl::string_view id);
-  // By index in the adopted topology.
+  // By index in the adopted topology; null: it has no address, and never had one.
   NodeBackends* node(cluster::NodeIndex index) { return by_index_[index]; }
   // By index in the adopted topology, for ChooseReadNode: whether reads may go there now. Valid
   // until the next call.

@@ -56,6 +56,8 @@ class NodeQuery {
   void OnCompletion(absl::Time now, io::Completion* completion);
 
   bool idle() const { return state_ == State::kIdle; }
+  // Of the replies so far.
+  size_t received_bytes() const { return reply_bytes_; }
 
  private:
   void Become(State next);

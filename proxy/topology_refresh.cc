@@ -30,6 +30,7 @@ constexpr absl::Duration kFirstNodePatience = absl::Milliseconds(500);
 // Whom.
 constexpr size_t kParallelMax = 3;
 constexpr absl::Duration kHedge = absl::Milliseconds(50);  // then one more node is asked
+constexpr size_t kLargeViewBytes = 256 << 10;
 // Queries that close count too.
 constexpr size_t kQueriesMax = 16;
 constexpr absl::Duration kFailureRemembered = absl::Seconds(60);
@@ -507,7 +508,12 @@ size_t TopologyRefresh::QueriesRunning() const {
 }
 
 size_t TopologyRefresh::QueriesAllowed() const {
-  const auto hedges = static_cast<size_t>((now() - run_->begin) / kHedge);
+  // One that is on its way in takes time because it is large: three of them take memory, too.
+  const bool large =
+      std::any_of(queries_.begin(), queries_.end(), [](const std::unique_ptr<Query>& query) {
+        return query->running && query->conversation.received_bytes() >= kLargeViewBytes;
+      });
+  const size_t hedges = large ? 0 : static_cast<size_t>((now() - run_->begin) / kHedge);
   return std::min(kParallelMax, 1 + hedges + run_->failures);
 }
 
