@@ -192,6 +192,9 @@ bool Dispatcher::GateOpen(Request* request, const Route& route) {
 }
 
 bool Dispatcher::EarlierInTheWay(const Request& request, const Backend* backend) {
+  // The only one is its own parent, whose other fragments have other slots: there may be thousands.
+  const bool is_new = request.state == Request::State::kNew;
+  if (is_new && request.is_fragment() && request.client->unanswered() == 1) return false;
   bool found = false;
   request.client->ForEachUnanswered([&](Request* other) {
     if (other == &request || other->slot != request.slot) return;
