@@ -106,10 +106,11 @@ class ChaosTest(unittest.TestCase):
     def test_primaries_are_killed(self):
         result = self.chaos("kill", 20, 140)
         self.assertGreaterEqual(len(result["failovers"]), 6 if FULL else 1)
-        for failover in result["failovers"]:
-            if failover["seconds"] < 5:  # the proxy's --hold-timeout
-                self.assertLessEqual(failover["errors"], failover["in_flight"])
-                self.assertEqual(failover["errors_elsewhere"], 0)
+        # tools/chaos fails if there are more errors than there were requests on their way to the
+        # node, unless the failover takes longer than requests are held.
+        self.assertLessEqual(set(result["error_kinds"]), {
+            "ERR proxy: backend connection lost (outcome unknown)",
+            "CLUSTERDOWN proxy: slot # has no reachable owner (not executed)"})
 
     @unittest.skipUnless(FULL, "long")
     def test_what_the_cluster_loses_is_told_apart(self):
