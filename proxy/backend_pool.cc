@@ -9,7 +9,8 @@ namespace proxy {
 namespace {
 
 constexpr absl::Duration kBackoffMin = absl::Milliseconds(50);
-constexpr absl::Duration kBackoffMax = absl::Seconds(1);
+// With what a connect may take, well within the two seconds after which all is to be as before.
+constexpr absl::Duration kBackoffMax = absl::Milliseconds(500);
 // Connects to a node in trouble are so far apart, and up to half as much more.
 constexpr absl::Duration kBetweenConnectsMin = absl::Milliseconds(50);
 constexpr absl::Duration kTroubleTime = absl::Seconds(1);

@@ -750,10 +750,10 @@ void TopologyRefresh::TellFailure(const Run& run) {
   if (!run.doubtful.empty()) {
     const Opinion& opinion = run.doubtful.front();
     return env_.log->WarnEvery(
-        "refresh", absl::StrCat("a view of the cluster is not taken over: it is older than the "
-                                "current one and no second node confirms it, or the slots' "
-                                "owners object (from node ",
-                                opinion.node, ": ", DescribeTopology(*opinion.view), ")"));
+        "view", absl::StrCat("a view of the cluster is not taken over: it is older than the "
+                             "current one and no second node confirms it, or the slots' "
+                             "owners object (from node ",
+                             opinion.node, ": ", DescribeTopology(*opinion.view), ")"));
   }
   failure_told_ = true;
   env_.log->WarnEvery(
