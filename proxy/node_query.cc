@@ -14,6 +14,7 @@ namespace proxy {
 namespace {
 
 constexpr uint32_t kGenerationMask = 0xffffff;  // what a token holds of it
+constexpr size_t kLargeBytes = 64 << 10;
 
 std::string AuthCommand(const NodeQuery::Options& options) {
   std::string text;
@@ -153,6 +154,9 @@ void NodeQuery::OnData(absl::string_view bytes) {
       return Fail(absl::ResourceExhaustedError(
           absl::StrCat("replies of more than ", options_.reply_bytes_max, " bytes")));
     }
+    // A view may be of some MiB: growing by doubling would take twice that.
+    const size_t missing = scanner_.bytes_missing();
+    if (missing >= kLargeBytes) frame_.reserve(frame_.size() + result.consumed + missing);
     frame_.append(bytes.data(), result.consumed);
     bytes.remove_prefix(result.consumed);
     if (result.status == resp::ScanStatus::kNeedMore) return;
