@@ -419,6 +419,7 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
     const bool error = (stored ? request->reply.slices()[0].data()[0] : piece[0]) == '-';
     if (error && complete) return OnErrorReply(request, backend, piece);
     if (error) large = false;  // an error is looked at as a whole
+    if (complete && worker_->dispatcher()->RunsAgain(request)) return DropReply(request);
     if (complete) worker_->dispatcher()->NoteMayHaveRun(request);
   }
   if (request == head_ && (complete || large)) {
@@ -441,13 +442,18 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
 void Client::OnErrorReply(Request* request, Backend* backend, absl::string_view last_piece) {
   std::string text = request->reply.Flatten();
   text.append(last_piece.data(), last_piece.size());
+  DropReply(request);
+  const absl::string_view line = absl::string_view(text).substr(1, text.size() - 3);
+  if (worker_->dispatcher()->OnErrorReply(request, backend, line)) return;
+  if (worker_->dispatcher()->RunsAgain(request)) return;
+  worker_->dispatcher()->NoteMayHaveRun(request);
+  Answer(request, text);
+}
+
+void Client::DropReply(Request* request) {
   reply_bytes_ -= request->reply.size();
   request->reply.Clear();
   request->reply_bytes = 0;
-  const absl::string_view line = absl::string_view(text).substr(1, text.size() - 3);
-  if (worker_->dispatcher()->OnErrorReply(request, backend, line)) return;
-  worker_->dispatcher()->NoteMayHaveRun(request);
-  Answer(request, text);
 }
 
 size_t Client::Backlog(const Request& request) const {

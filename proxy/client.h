@@ -161,6 +161,7 @@ class Client {
   void OnErrorReply(Request* request, Backend* backend, absl::string_view last_piece);
   io::Slice KeepBytes(const io::BufferRef& buffer, absl::string_view piece, bool part_of_large);
   void SendStored(Request* request);
+  void DropReply(Request* request);
   void Finish(Request* request);
   void SendReadyPrefix();
   void ResumeFront();

@@ -606,6 +606,32 @@ void Dispatcher::NoteMayHaveRun(Request* request) {
   });
 }
 
+bool Dispatcher::RunsAgain(Request* request) {
+  if (request->client->waiting == 0) return false;
+  if (!request->command->is_read_only() || request->command->is_script()) return false;
+  // Of one request, it does not matter which part runs first.
+  if (request->is_fragment() && request->client->unanswered() == 1) return false;
+  bool before = true;
+  bool overtook = false;
+  request->client->ForEachUnanswered([&](Request* other) {
+    if (other == request) before = false;
+    if (!before || overtook || other->slot != request->slot) return;
+    if (other->state != Request::State::kWaiting || other->hold == nullptr) return;
+    if (request->is_fragment() && other->parent == request->parent) return;
+    overtook = other->hold->refused && SharesKey(*other, *request);
+  });
+  if (!overtook || LaterWriteIsOut(*request)) return false;
+  Hold* hold = EnsureHold(request);
+  if (hold->deadline <= worker_->now()) return false;
+  hold->refused = true;
+  hold->redirected = hold->ask = false;
+  hold->not_before = worker_->now();
+  hold->error = std::string(kConnectionLostError);  // at the deadline; it did run once
+  Wait(request);
+  worker_->WakeClient(request->client);
+  return true;
+}
+
 bool Dispatcher::SharesKey(const Request& a, const Request& b) {
   const auto keys_of = [](const Request& request, absl::flat_hash_set<std::string>* keys) {
     const auto pieces = request.bytes.Views();
@@ -637,7 +663,11 @@ bool Dispatcher::MayRepeat(const Request& request) {
       request.command->is_script() || request.read_retried) {
     return false;
   }
-  // A later write may have run: the read would see it.
+  return !LaterWriteIsOut(request);
+}
+
+// A later write may have run: the read would see it.
+bool Dispatcher::LaterWriteIsOut(const Request& request) {
   bool after = false;
   bool written = false;
   request.client->ForEachUnanswered([&](Request* other) {
@@ -647,7 +677,7 @@ bool Dispatcher::MayRepeat(const Request& request) {
       written = true;
     }
   });
-  return !written;
+  return written;
 }
 
 void Dispatcher::Repeat(Request* request) {

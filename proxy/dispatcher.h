@@ -9,7 +9,7 @@
 // The slot gate: a request may be sent on a connection only if no earlier unanswered request of its
 // client for that slot waits or is on another connection; and a request that a node refused only
 // when no later one of its client and slot is still out. If a later one ran and shares a key with
-// it, the refused one is answered with an error instead.
+// it, that one runs again if it is a read; else the refused one is answered with an error instead.
 
 #include <memory>
 #include <string>
@@ -46,6 +46,9 @@ class Dispatcher {
   // The request ran, or may have: the refused ones before it that share a key with it can't run any
   // more. It still has its place among its client's unanswered requests.
   void NoteMayHaveRun(Request* request);
+  // It is a read that has its whole reply, but ran before an earlier one on its key, which a node
+  // had refused. True: the reply is to be dropped, it runs again after that one.
+  bool RunsAgain(Request* request);
   // NoteMayHaveRun, and the answer: an error that says "(outcome unknown)".
   void AnswerUnknown(Request* request, absl::string_view line);
   // Its connection ended before it was handed over.
@@ -86,6 +89,7 @@ class Dispatcher {
   bool OnRedirection(Request* request, Backend* backend, const cluster::ErrorReply& error);
   void WaitAndRetry(Request* request, absl::string_view line);
   bool SharesKey(const Request& a, const Request& b);
+  bool LaterWriteIsOut(const Request& request);
 
   Worker* const worker_;
   // For slots that nobody serves.

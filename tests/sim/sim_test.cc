@@ -382,6 +382,25 @@ TEST_F(SimTest, WhatMayHaveRunOvertakesWhatWasRefused) {
   EXPECT_THAT(Journal("INCR"), ElementsAre());
 }
 
+// A read that ran before a refused command of its key made that one fail.
+TEST_F(SimTest, AReadThatOvertookARefusedCommandRunsAgain) {
+  SimClient* client = world().Connect();
+  Ask(client, "MSET {a}1 x {a}2 y");
+  for (const char* name : {"MGET", "MSET"}) {
+    NodeOf("a").AnswerNext(name, "-TRYAGAIN Multiple keys request during rehashing of slot\r\n");
+  }
+  client->TakeReceived();
+  client->SendCommand("MGET {a}1 {a}2");
+  client->SendCommand("GET {a}1");
+  world().RunUntilIdle();
+  EXPECT_EQ(client->TakeReceived(), "*2\r\n$1\r\nx\r\n$1\r\ny\r\n$1\r\nx\r\n");
+  EXPECT_THAT(Journal("GET"), ElementsAre("GET {a}1", "MGET {a}1", "MGET {a}2", "GET {a}1"));
+  client->SendCommand("MSET {a}1 z {a}2 z");
+  client->SendCommand("MGET {a}2 {a}1");
+  world().RunUntilIdle();
+  EXPECT_EQ(client->received(), "+OK\r\n*2\r\n$1\r\nz\r\n$1\r\nz\r\n");
+}
+
 // The end of one request made later ones "overtaken" by it.
 TEST_F(SimTest, NobodyIsOvertakenByAnEarlierCommand) {
   SimClient* client = world().Connect();
