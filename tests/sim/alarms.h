@@ -108,8 +108,13 @@ class Alarms {
   }
   void Insert(Alarm* alarm) {
     alarm->order_ = next_order_++;
-    heap_.push_back(alarm);
-    Up(heap_.size() - 1);
+    if (!alarm->armed()) {
+      heap_.push_back(alarm);
+      return Up(heap_.size() - 1);
+    }
+    const size_t index = alarm->index_;
+    Up(index);
+    if (alarm->index_ == index) Down(index);
   }
   void Remove(Alarm* alarm) {
     const size_t index = alarm->index_;
@@ -129,7 +134,6 @@ class Alarms {
 
 // A time in the past means: as soon as may be.
 inline void Alarm::Set(Nanos when) {
-  Stop();
   when_ = when < alarms_->now_ ? alarms_->now_ : when;
   alarms_->Insert(this);
 }

@@ -511,7 +511,7 @@ std::string FakeNode::Run(absl::string_view name, const Args& args, absl::Span<c
     return found == nullptr || found->is_list ? Null(resp3) : Bulk(found->text);
   };
   const auto set = [&](uint32_t k, absl::string_view text) {
-    auto next = std::make_unique<Value>();
+    auto next = std::make_shared<Value>();
     next->text.assign(text.data(), text.size());
     Write(k, id, std::move(next));
     *wrote = true;
@@ -557,11 +557,11 @@ std::string FakeNode::Run(absl::string_view name, const Args& args, absl::Span<c
     return "+OK\r\n";
   }
   if (name == "LPUSH" || name == "RPUSH") {
-    auto next = value == nullptr ? std::make_unique<Value>() : std::make_unique<Value>(*value);
+    auto next = value == nullptr ? std::make_shared<Value>() : std::make_shared<Value>(*value);
     next->is_list = true;
     const std::string element(args[2]);
     if (name == "LPUSH") {
-      next->list.push_front(element);
+      next->list.insert(next->list.begin(), element);
     } else {
       next->list.push_back(element);
     }
@@ -572,10 +572,10 @@ std::string FakeNode::Run(absl::string_view name, const Args& args, absl::Span<c
   }
   if (name == "LPOP" || name == "RPOP") {
     if (value == nullptr) return Null(resp3);
-    auto next = std::make_unique<Value>(*value);
+    auto next = std::make_shared<Value>(*value);
     const std::string element = name == "LPOP" ? next->list.front() : next->list.back();
     if (name == "LPOP") {
-      next->list.pop_front();
+      next->list.erase(next->list.begin());
     } else {
       next->list.pop_back();
     }
@@ -651,9 +651,9 @@ std::string FakeNode::NodesText() {
 
 // --- data
 
-void FakeNode::Write(uint32_t key, uint64_t id, std::unique_ptr<Value> value) {
+void FakeNode::Write(uint32_t key, uint64_t id, ValuePtr value) {
   if (data_.size() <= key) data_.resize(cluster_->keys_.size());
-  cluster_->Replicate(number_, key, id, value.get());
+  cluster_->Replicate(number_, key, id, value);
   data_[key] = std::move(value);
 }
 
@@ -795,21 +795,29 @@ std::vector<int> FakeCluster::Primaries() const {
 }
 
 bool FakeCluster::CameBackLately(cluster::Slot slot) const {
-  const auto it = moves_.find(slot);
-  return it != moves_.end() && it->second.came_back >= 0 &&
-         net_->now() - it->second.came_back < kLately;
+  const Nanos came_back = moves_[slot].came_back;
+  return came_back >= 0 && net_->now() - came_back < kLately;
+}
+
+void FakeCluster::NoteMove(Moves* moves, int from, int to) {
+  bool known = false;
+  for (auto& [owner, when] : moves->left) {
+    if (owner == to && net_->now() - when < kLately) moves->came_back = net_->now();
+    if (owner != from) continue;
+    when = net_->now();
+    known = true;
+  }
+  if (!known) moves->left.emplace_back(from, net_->now());
 }
 
 void FakeCluster::SetTruth(std::shared_ptr<ClusterView> truth, absl::Span<const int> told) {
-  for (int slot = 0; truth_ != nullptr && slot < cluster::kSlotCount; ++slot) {
-    const int before = truth_->owner[slot];
-    const int now = truth->owner[slot];
-    if (before == now) continue;
-    Moves& moves = moves_[static_cast<cluster::Slot>(slot)];
-    moves.left[before] = net_->now();
-    const auto left = moves.left.find(now);
-    if (left != moves.left.end() && net_->now() - left->second < kLately) {
-      moves.came_back = net_->now();
+  constexpr int kBlock = 64;  // compared at once: most slots stay where they are
+  for (int block = 0; truth_ != nullptr && block < cluster::kSlotCount; block += kBlock) {
+    const int16_t* before = &truth_->owner[block];
+    const int16_t* now = &truth->owner[block];
+    if (memcmp(before, now, kBlock * sizeof(*now)) == 0) continue;
+    for (int i = 0; i < kBlock; ++i) {
+      if (before[i] != now[i]) NoteMove(&moves_[block + i], before[i], now[i]);
     }
   }
   truth_ = std::move(truth);
@@ -821,7 +829,7 @@ void FakeCluster::SetTruth(std::shared_ptr<ClusterView> truth, absl::Span<const 
   }
 }
 
-void FakeCluster::Replicate(int primary, uint32_t key, uint64_t id, const Value* value) {
+void FakeCluster::Replicate(int primary, uint32_t key, uint64_t id, const ValuePtr& value) {
   for (int i = 0; i < size(); ++i) {
     if (truth_->peers[i].primary != primary) continue;
     FakeNode* replica = node(i);
@@ -838,7 +846,7 @@ void FakeCluster::Replicate(int primary, uint32_t key, uint64_t id, const Value*
     if (!replica->effects_.empty()) {
       effect.due = std::max(effect.due, replica->effects_.back().due);
     }
-    if (value != nullptr) effect.value = std::make_unique<Value>(*value);
+    effect.value = value;
     replica->effects_.push_back(std::move(effect));
     if (replica->effects_.size() > 1000) replica->ApplyEffects(false);
   }
@@ -846,13 +854,7 @@ void FakeCluster::Replicate(int primary, uint32_t key, uint64_t id, const Value*
 
 void FakeCluster::CopyData(int from, int to) {
   node(from)->ApplyEffects(node(from)->IsPrimary());
-  const auto& source = node(from)->data_;
-  auto& target = node(to)->data_;
-  target.clear();
-  target.resize(source.size());
-  for (size_t i = 0; i < source.size(); ++i) {
-    if (source[i] != nullptr) target[i] = std::make_unique<Value>(*source[i]);
-  }
+  node(to)->data_ = node(from)->data_;
 }
 
 // --- migration

@@ -55,8 +55,10 @@ class KeyTable {
 struct Value {
   bool is_list = false;
   std::string text;
-  std::deque<std::string> list;
+  std::vector<std::string> list;
 };
+// Replaced, never changed: replicas share it.
+using ValuePtr = std::shared_ptr<const Value>;
 
 // One key's part of an executed command.
 struct Execution {
@@ -155,7 +157,7 @@ class FakeNode final : public Listener::Observer {
     Nanos due;
     uint32_t key;
     uint64_t id;
-    std::unique_ptr<Value> value;  // null: deleted
+    ValuePtr value;  // null: deleted
   };
   using Args = absl::InlinedVector<absl::string_view, 8>;
 
@@ -172,7 +174,7 @@ class FakeNode final : public Listener::Observer {
   std::string Run(absl::string_view name, const Args& args, absl::Span<const uint32_t> keys,
                   bool resp3, bool* wrote);
   std::string NodesText();
-  void Write(uint32_t key, uint64_t id, std::unique_ptr<Value> value);
+  void Write(uint32_t key, uint64_t id, ValuePtr value);
   Value* Mutable(uint32_t key);
   void ApplyEffects(bool all);
   void Reply(Connection* connection, absl::string_view bytes);
@@ -200,8 +202,8 @@ class FakeNode final : public Listener::Observer {
   std::map<cluster::Slot, int> importing_;        // from whom
   std::shared_ptr<const ClusterView> text_view_;  // that text_ was made of
   std::string text_;
-  std::vector<std::unique_ptr<Value>> data_;  // by key
-  std::deque<Effect> effects_;                // of the primary, on their way to this replica
+  std::vector<ValuePtr> data_;  // by key
+  std::deque<Effect> effects_;  // of the primary, on their way to this replica
 
   bool needs_copy_ = false;  // it has missed what its primary did
   bool hung_ = false;
@@ -291,7 +293,7 @@ class FakeCluster {
   std::shared_ptr<ClusterView> CopyTruth() const { return std::make_shared<ClusterView>(*truth_); }
   void SetTruth(std::shared_ptr<ClusterView> truth, absl::Span<const int> told);
   io::Endpoint NewAddress();
-  void Replicate(int primary, uint32_t key, uint64_t id, const Value* value);
+  void Replicate(int primary, uint32_t key, uint64_t id, const ValuePtr& value);
   void CopyData(int from, int to);
 
   SimNet* const net_;
@@ -301,10 +303,12 @@ class FakeCluster {
   std::shared_ptr<const ClusterView> truth_;
   std::map<cluster::Slot, std::pair<int, int>> migrations_;  // source, target
   struct Moves {
-    std::map<int, Nanos> left;  // by owner: when the slot was taken from it
+    // By owner: when the slot was taken from it.
+    absl::InlinedVector<std::pair<int, Nanos>, 2> left;
     Nanos came_back = -1;
   };
-  std::map<cluster::Slot, Moves> moves_;
+  void NoteMove(Moves* moves, int from, int to);
+  std::vector<Moves> moves_ = std::vector<Moves>(cluster::kSlotCount);
   uint64_t last_epoch_ = 0;
   int last_address_ = 0;
   std::vector<std::unique_ptr<FakeNode>> nodes_;

@@ -16,6 +16,7 @@ namespace {
 constexpr Nanos kConnectAgain = 20 * kMillisecond;
 constexpr Nanos kConnectTimeout = 1 * kSecond;
 constexpr size_t kReadBytes = 64 << 10;
+constexpr uint32_t kAppendsOfARound = 32;
 
 // What a script can say to fool a proxy.
 constexpr absl::string_view kForged[] = {
@@ -255,6 +256,11 @@ std::string SimClient::Key(char kind) {
   return absl::StrCat(std::string(1, kind), number_, ".", number, "{", tag, "}");
 }
 
+// Others after a while, lest the texts grow without end.
+std::string SimClient::AppendKey() {
+  return absl::StrCat("a", appends_ / kAppendsOfARound, "-", Key('.'));
+}
+
 std::string SimClient::ValueOf(uint64_t id) {
   size_t most = profile_.value_bytes_max;
   if (net_->random()->Chance(profile_.large_values)) most = profile_.large_bytes_max;
@@ -293,7 +299,7 @@ void SimClient::AddCommand() {
   };
   if (is(p.reads)) {
     if (random->Below(3) == 0) {
-      const std::string key = Key('a');
+      const std::string key = AppendKey();
       return Issue(Op::kGetRange, {key}, {"GETRANGE", key, "0", "<range>"});
     }
     const std::string key = Key('s');
@@ -302,7 +308,8 @@ void SimClient::AddCommand() {
   if (is(p.writes)) {
     switch (random->Below(8)) {
       case 0: {
-        const std::string key = Key('a');
+        ++appends_;
+        const std::string key = AppendKey();
         return Issue(Op::kAppend, {key}, {"APPEND", key, "<token>"});
       }
       case 1: {
@@ -321,7 +328,7 @@ void SimClient::AddCommand() {
   }
   if (is(p.lists)) {
     const std::string key = Key('l');
-    if (random->Below(2) == 0) return Issue(Op::kPush, {key}, {"RPUSH", key, "<id>"});
+    if (random->Below(5) < 2) return Issue(Op::kPush, {key}, {"RPUSH", key, "<id>"});
     return Issue(Op::kPop, {key}, {"LPOP", key});
   }
   if (is(p.scripts)) {

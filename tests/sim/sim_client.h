@@ -109,6 +109,7 @@ class SimClient final : public Stream::Observer, public Connecting::Observer {
   void Issue(Op op, std::vector<std::string> keys, std::vector<std::string> args,
              std::string forged = "");
   std::string Key(char kind);
+  std::string AppendKey();
   std::string ValueOf(uint64_t id);
   void Write();
   void End();
@@ -130,6 +131,7 @@ class SimClient final : public Stream::Observer, public Connecting::Observer {
 
   uint32_t commands_left_ = 0;
   uint32_t answered_ = 0;
+  uint32_t appends_ = 0;
   bool finishing_ = false;
   bool reading_paused_ = false;
   Nanos read_after_ = 0;

@@ -171,6 +171,7 @@ SimRing::SimRing(SimProcess* process, io::RingId id, const Options& options)
   const uint32_t counts[io::kBufferGroups] = {options.client_buffers, options.backend_buffers};
   for (size_t g = 0; g < io::kBufferGroups; ++g) {
     groups_[g].pool = std::make_unique<io::BufferPool>(counts[g], options.buffer_bytes);
+    groups_[g].used.resize(counts[g]);
     for (uint32_t i = 0; i < counts[g]; ++i) groups_[g].free.push_back(i);
   }
 }
@@ -588,6 +589,7 @@ io::Slice SimRing::TakeBuffer(Group* from, Stream* stream) {
   ABSL_ASSERT(got == static_cast<ssize_t>(n));
   (void)got;
   from->current_used += n;
+  from->used[block->index] = from->current_used;
   io::Slice data(from->current, absl::string_view(to, n));
   if (!options_.incremental || from->current_used == block->size) from->current.Drop();
   return data;
@@ -752,7 +754,7 @@ void SimRing::ReturnBuffers() {
     std::vector<uint32_t>& returned = group.pool->returned();
     for (const uint32_t index : returned) {
       // Whoever still looks into it must not find what was there.
-      memset(group.pool->block(index)->data, kPoison, group.pool->buffer_bytes());
+      memset(group.pool->block(index)->data, kPoison, group.used[index]);
       group.free.push_back(index);
     }
     returned.clear();
@@ -827,6 +829,7 @@ size_t SimRing::SubmitAndWait(absl::Duration limit, absl::Span<io::Completion> o
   }
   now_ = net_->now();
   const size_t n = Deliver(out);
+  took_ = n;
   wake_at_ = n > 0 ? now_ : begin + wait;
   return n;
 }

@@ -106,6 +106,8 @@ class SimRing final : public io::Ring {
   void set_on_ready(std::function<void()> on_ready) { on_ready_ = std::move(on_ready); }
   // When the last SubmitAndWait would have returned if nothing had come.
   Nanos wake_at() const { return wake_at_; }
+  // How many completions it has given.
+  size_t took() const { return took_; }
   // Operations that have not completed, but posts.
   size_t operations_in_flight() const;
   // Completions not taken, and what waits to be submitted.
@@ -126,7 +128,8 @@ class SimRing final : public io::Ring {
     std::deque<uint32_t> free;  // in the order they came back
     io::BufferRef current;      // incremental: being filled
     size_t current_used = 0;
-    std::deque<Op*> held;  // receives that wait for a buffer
+    std::vector<size_t> used;  // by buffer: bytes that were received into it
+    std::deque<Op*> held;      // receives that wait for a buffer
   };
   struct Mail {
     io::Message message;
@@ -185,6 +188,7 @@ class SimRing final : public io::Ring {
   Alarm wake_;
   Nanos now_ = 0;
   Nanos wake_at_ = 0;
+  size_t took_ = 0;
   uint64_t submission_count_ = 0;
 };
 

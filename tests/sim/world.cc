@@ -193,7 +193,6 @@ SimClient* World::Connect(const ClientProfile& profile) {
 void World::RunParty(Party* party) {
   if (party->done) return;
   const FaultOptions& faults = *net_.faults();
-  const bool time_stood = std::exchange(party->turned_at, now()) == now();
   const bool more = party->turn();
   if (!more) {
     party->done = true;
@@ -208,14 +207,11 @@ void World::RunParty(Party* party) {
   }
   Nanos cost = random()->Between(faults.turn_min, faults.turn_max);
   if (random()->Chance(faults.slow_turn)) cost += random()->Between(0, faults.slow_turn_max);
-  if (party->ring->wake_at() > now() && !time_stood) {
-    // It has counted how long it may sleep from the time of the turn before. With the kernel, that
-    // time would have passed within the call; here the next turn counts again.
-    party->busy_until = now();
-    return party->alarm.Set(now());
-  }
-  party->busy_until = now() + cost;
-  party->alarm.Set(std::max(party->busy_until, party->ring->wake_at()));
+  // It has counted how long it may sleep from the time of the turn before: that may be done only if
+  // there was nothing to do since.
+  const bool idle = party->ring->took() == 0 && now() <= party->busy_until;
+  party->busy_until = idle ? now() : now() + cost;
+  party->alarm.Set(idle ? std::max(now(), party->ring->wake_at()) : party->busy_until);
 }
 
 bool World::RunUntil(const std::function<bool()>& done, Nanos limit) {

@@ -96,7 +96,6 @@ class World {
     const std::function<bool()> turn;
     Alarm alarm;
     Nanos busy_until = 0;
-    Nanos turned_at = -1;
     bool done = false;
   };
 
