@@ -1,6 +1,8 @@
 // Runs simulations by seed, on as many cores as it is told:
 //
-//   simulate [--seeds A..B] [--commands N] [--jobs N] [--check-hash] [--verbose]
+//   simulate [--seeds A..B] [--commands N] [--jobs N] [--check-hash] [--stop-at-failure]
+//            [--verbose]
+//   simulate --speed [--commands N]       how fast the simulator itself is
 //
 // Prints each failure with its seed; exit code 1 if there was one.
 
@@ -30,7 +32,9 @@ struct Flags {
   uint32_t commands = 2000;
   int jobs = 1;
   bool check_hash = false;
+  bool stop_at_failure = false;
   bool verbose = false;
+  bool speed = false;
 };
 
 bool ParseFlags(int argc, char** argv, Flags* flags) {
@@ -48,6 +52,10 @@ bool ParseFlags(int argc, char** argv, Flags* flags) {
       if (!absl::SimpleAtoi(argv[++i], &flags->jobs)) return false;
     } else if (name == "--check-hash") {
       flags->check_hash = true;
+    } else if (name == "--stop-at-failure") {
+      flags->stop_at_failure = true;
+    } else if (name == "--speed") {
+      flags->speed = true;
     } else if (name == "--verbose") {
       flags->verbose = true;
     } else {
@@ -72,6 +80,7 @@ int RunSeeds(const Flags& flags, uint64_t offset) {
   std::map<std::string, uint64_t> errors_by_kind, events;
   for (uint64_t seed = flags.first + offset; seed <= flags.last;
        seed += static_cast<uint64_t>(flags.jobs)) {
+    if (failures > 0 && flags.stop_at_failure) break;
     // Before the run: should it end the process, this is the last line.
     if (flags.verbose) printf("seed %llu …\n", static_cast<unsigned long long>(seed));
     fflush(stdout);
@@ -81,8 +90,11 @@ int RunSeeds(const Flags& flags, uint64_t offset) {
       if (again.trace_hash != result.trace_hash) result.failure = "two runs differ";
     }
     if (flags.verbose) {
-      printf("seed %llu: %s, hash %016llx\n", static_cast<unsigned long long>(seed),
-             result.kind.c_str(), static_cast<unsigned long long>(result.trace_hash));
+      printf("seed %llu: %s, %llu answers, %llu steps, hash %016llx\n",
+             static_cast<unsigned long long>(seed), result.kind.c_str(),
+             static_cast<unsigned long long>(result.answered),
+             static_cast<unsigned long long>(result.steps),
+             static_cast<unsigned long long>(result.trace_hash));
     }
     if (!result.failure.empty()) {
       ++failures;
@@ -115,15 +127,37 @@ int RunSeeds(const Flags& flags, uint64_t offset) {
   return failures;
 }
 
+int MeasureSpeed(const Flags& flags) {
+  for (const bool busy : {false, true}) {
+    const double begin = CpuSeconds();
+    const SimulationResult result = RunUndisturbed(
+        {.seed = flags.first, .commands = busy ? flags.commands * 100 : flags.commands}, busy);
+    const double cpu = CpuSeconds() - begin;
+    if (!result.failure.empty()) {
+      printf("%s: %s\n", result.kind.c_str(), result.failure.c_str());
+      return 1;
+    }
+    printf(
+        "%s: %.0f simulated s, %llu answers, %.2f cpu s: %.0f simulated s and %.0f answers a "
+        "cpu s\n",
+        result.kind.c_str(), result.simulated_seconds,
+        static_cast<unsigned long long>(result.answered), cpu, result.simulated_seconds / cpu,
+        static_cast<double>(result.answered) / cpu);
+  }
+  return 0;
+}
+
 int Main(int argc, char** argv) {
   Flags flags;
   if (!ParseFlags(argc, argv, &flags)) {
     fprintf(stderr,
             "usage: %s [--seeds A..B] [--commands N] [--jobs N] [--check-hash] "
-            "[--verbose]\n",
-            argv[0]);
+            "[--stop-at-failure] [--verbose]\n"
+            "       %s --speed [--commands N]\n",
+            argv[0], argv[0]);
     return 2;
   }
+  if (flags.speed) return MeasureSpeed(flags);
   if (flags.jobs <= 1) {
     flags.jobs = 1;
     return RunSeeds(flags, 0) == 0 ? 0 : 1;

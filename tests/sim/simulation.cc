@@ -44,7 +44,54 @@ void KeepHarmless(FaultOptions* faults) {
   faults->accept_error = 0;
 }
 
+bool AllAnswered(const World& world) {
+  return std::all_of(world.clients().begin(), world.clients().end(), [](const auto& client) {
+    return client->commands_left() == 0 && client->outstanding() == 0;
+  });
+}
+
+// Ends the proxy and takes the result.
+SimulationResult Finish(World* world, absl::string_view kind) {
+  if (world->failure().empty()) world->oracle()->CheckFinalState();
+  if (world->failure().empty()) world->Shutdown();
+  SimulationResult result;
+  result.failure = world->failure();
+  if (!result.failure.empty()) result.state = world->DescribeState();
+  result.trace_hash = world->trace_hash();
+  result.kind = std::string(kind);
+  result.simulated_seconds = static_cast<double>(world->now()) / kSecond;
+  result.issued = world->oracle()->issued();
+  result.answered = world->oracle()->answered();
+  result.errors = world->oracle()->error_count();
+  result.steps = world->net()->steps();
+  result.errors_by_kind = world->oracle()->errors();
+  return result;
+}
+
 }  // namespace
+
+SimulationResult RunUndisturbed(const SimulationOptions& options, bool busy) {
+  WorldOptions world_options;
+  world_options.seed = options.seed;
+  World world(world_options);
+  world.oracle()->set_errors_allowed(false);
+  world.oracle()->set_slots_move(false);
+  constexpr uint32_t kClients = 16;
+  for (uint32_t i = 0; i < kClients; ++i) {
+    ClientProfile profile;
+    profile.commands = options.commands / kClients;
+    for (int tag = 0; tag < 16; ++tag) profile.tags.push_back(absl::StrCat("t", tag));
+    profile.depth = busy ? 128 : 1;
+    profile.pause = busy ? 0 : 1;
+    profile.pause_max = 2 * kSecond;
+    profile.multi_key = 0;
+    world.Connect(profile);
+  }
+  if (!world.RunUntil([&] { return AllAnswered(world); }, kNever / 2) && world.failure().empty()) {
+    world.net()->Fail("clients are not done");
+  }
+  return Finish(&world, busy ? "busy" : "quiet");
+}
 
 SimulationResult RunSimulation(const SimulationOptions& options) {
   Random random(options.seed * 0x9e3779b97f4a7c15 + 1);
@@ -99,7 +146,6 @@ SimulationResult RunSimulation(const SimulationOptions& options) {
     chaos_options.slots.push_back(cluster::SlotOf(tags.back()));
   }
 
-  SimulationResult result;
   const bool tiny =
       std::min(world_options.faults.send_buffer_min, world_options.faults.receive_buffer_min) < 512;
   const uint64_t client_count = random.Magnitude(1, 24);
@@ -120,12 +166,8 @@ SimulationResult RunSimulation(const SimulationOptions& options) {
   if (kind != Kind::kCalm) chaos = std::make_unique<Chaos>(&world, chaos_options);
 
   // Until most is done, or enough time has passed.
-  const Nanos length = static_cast<Nanos>(random.Magnitude(100 * kMillisecond, 30 * kSecond));
-  const auto all_answered = [&world] {
-    return std::all_of(world.clients().begin(), world.clients().end(), [](const auto& client) {
-      return client->commands_left() == 0 && client->outstanding() == 0;
-    });
-  };
+  const Nanos length = 120 * kSecond;
+  const auto all_answered = [&world] { return AllAnswered(world); };
   world.RunUntil(all_answered, length);
 
   // All is well again: what is on its way is answered, what comes then has no errors.
@@ -169,19 +211,8 @@ SimulationResult RunSimulation(const SimulationOptions& options) {
   if (!world.RunUntil(all_done, kLongest) && world.failure().empty()) {
     world.net()->Fail("clients are not done");
   }
-  if (world.failure().empty()) world.oracle()->CheckFinalState();
-  if (world.failure().empty()) world.Shutdown();
-
-  result.failure = world.failure();
-  if (!result.failure.empty()) result.state = world.DescribeState();
-  result.trace_hash = world.trace_hash();
-  result.kind = kind == Kind::kCalm ? "calm" : kind == Kind::kMoving ? "moving" : "chaos";
-  result.simulated_seconds = static_cast<double>(world.now()) / kSecond;
-  result.issued = world.oracle()->issued();
-  result.answered = world.oracle()->answered();
-  result.errors = world.oracle()->error_count();
-  result.steps = world.net()->steps();
-  result.errors_by_kind = world.oracle()->errors();
+  SimulationResult result = Finish(
+      &world, kind == Kind::kCalm ? "calm" : kind == Kind::kMoving ? "moving" : "chaos");
   if (chaos != nullptr) result.events = chaos->events();
   return result;
 }

@@ -33,4 +33,8 @@ struct SimulationResult {
 
 SimulationResult RunSimulation(const SimulationOptions& options);
 
+// Nothing goes wrong and nothing moves: to measure the simulator itself. Busy: deep pipelines of
+// small commands; else a few clients that rarely say anything.
+SimulationResult RunUndisturbed(const SimulationOptions& options, bool busy);
+
 }  // namespace sim
