@@ -133,8 +133,8 @@ void Backend::SendHandshake() {
   }
   // What an earlier connection to this node may still hold unread must not run after what this one
   // will have had acknowledged.
-  fencing_ = std::move(node_->old_connections);
-  node_->old_connections.clear();
+  fencing_.assign(node_->old_connections.begin(), node_->old_connections.end());
+  fences_seen_ = node_->fences;
   for (const OldConnection& old : fencing_) {
     resp::AppendCommand({"CLIENT", "LIST", "ID", absl::StrCat(old.client_id)}, &text);
     steps_.push_back(Step::kFenceList);
@@ -201,8 +201,7 @@ void Backend::OnHandshakeFrame(absl::string_view frame) {
       if (error) return Fail(Failure::kHandshake, absl::StrCat("READONLY refused: ", line));
       break;
     case Step::kFenceList: {
-      const OldConnection old = std::move(fencing_.front());
-      fencing_.erase(fencing_.begin());
+      const OldConnection& old = fencing_.front();
       absl::string_view list;
       const bool there = !error && !old.name.empty() && resp::ParseText(frame, &list) &&
                          absl::StrContains(list, absl::StrCat(" name=", old.name, " "));
@@ -217,7 +216,12 @@ void Backend::OnHandshakeFrame(absl::string_view frame) {
         connection_.Send(io::CopyToHeap(text));
         connection_.Flush();
         steps_.push_back(Step::kFenceKill);
+        // Asked about all before the first is ended: the replies come in the same order.
+        fencing_.push_back(old);
+      } else {
+        worker_->backends()->OnFenced(node_, old);
       }
+      fencing_.pop_front();
       break;
     }
     case Step::kFenceKill:
@@ -226,6 +230,8 @@ void Backend::OnHandshakeFrame(absl::string_view frame) {
             "fence", absl::StrCat("cannot end an old connection at node ", node_->address.host, ":",
                                   node_->address.port, ": ", line));
       }
+      worker_->backends()->OnFenced(node_, fencing_.front());
+      fencing_.pop_front();
       break;
   }
   if (steps_.empty()) FinishHandshake();
@@ -532,8 +538,6 @@ void Backend::Fail(Failure failure, absl::string_view why) {
           failure == Failure::kAuth ? "auth" : "connect",
           describe(failure == Failure::kConnect ? "cannot connect to" : "handshake failed with"),
           failure == Failure::kAuth ? Log::kLongInterval : Log::kInterval);
-      // The connections that were to be ended are still to be ended.
-      for (OldConnection& old : fencing_) node_->old_connections.push_back(std::move(old));
       worker_->backends()->OnConnectFailed(node_);
       break;
     case Failure::kProtocol:
@@ -561,7 +565,12 @@ void Backend::Fail(Failure failure, absl::string_view why) {
 
 // The node may still hold requests of this connection unread.
 void Backend::FenceOff() {
-  if (client_id_ != 0 && !pending_.empty()) node_->old_connections.push_back({client_id_, name_});
+  if (client_id_ == 0 || pending_.empty()) return;
+  worker_->backends()->Fence(node_, {client_id_, name_});
+}
+
+bool Backend::fenced() const {
+  return state_ == State::kConnecting || fences_seen_ == node_->fences;
 }
 
 void Backend::OnControl(const io::Completion& completion) {

@@ -100,6 +100,8 @@ class Backend {
 
   State state() const { return state_; }
   bool usable() const { return state_ < State::kRetired && state_ != State::kFree; }
+  // Its handshake ends, or has ended, all old connections that the node has by now.
+  bool fenced() const;
   const Options& options() const { return options_; }
   NodeBackends* node() const { return node_; }
   uint32_t index() const { return index_; }
@@ -161,12 +163,13 @@ class Backend {
   };
   std::vector<Waiter> waiters_;
 
-  std::deque<Step> steps_;              // handshake replies still awaited
-  std::string handshake_frame_;         // a handshake reply in pieces
-  std::vector<OldConnection> fencing_;  // those this handshake asks about, in order
-  bool checking_ = false;               // a PING of ours is out
-  int64_t client_id_ = 0;               // ours at the node
-  std::string name_;                    // ours at the node
+  std::deque<Step> steps_;             // handshake replies still awaited
+  std::string handshake_frame_;        // a handshake reply in pieces
+  std::deque<OldConnection> fencing_;  // those this handshake asks about, in order
+  uint64_t fences_seen_ = 0;           // NodeBackends::fences when the handshake was sent
+  bool checking_ = false;              // a PING of ours is out
+  int64_t client_id_ = 0;              // ours at the node
+  std::string name_;                   // ours at the node
 };
 
 }  // namespace proxy

@@ -14,10 +14,17 @@ constexpr absl::Duration kBackoffMax = absl::Milliseconds(500);
 // Connects to a node in trouble are so far apart, and up to half as much more.
 constexpr absl::Duration kBetweenConnectsMin = absl::Milliseconds(50);
 constexpr absl::Duration kTroubleTime = absl::Seconds(1);
+constexpr absl::Duration kBetweenFences = absl::Milliseconds(100);
 
 size_t ProtocolIndex(resp::Protocol protocol) { return protocol == resp::Protocol::kResp3 ? 1 : 0; }
 
+bool Any(const Backend&) { return true; }
+bool NotFenced(const Backend& backend) { return !backend.fenced(); }
+
 }  // namespace
+
+BackendPool::BackendPool(Worker* worker)
+    : worker_(worker), fence_timer_(worker->timers(), &BackendPool::FenceTimerFired, this) {}
 
 void BackendPool::Adopt(const ClusterState& state) {
   const cluster::Topology& topology = *state.topology;
@@ -39,7 +46,7 @@ void BackendPool::Adopt(const ClusterState& state) {
     const absl::optional<io::Endpoint>& endpoint = state.endpoints[i];
     if (endpoint.has_value() && !(node->endpoint == endpoint)) {
       // The node has moved: what is on the way to its old address is answered or fails there.
-      if (node->endpoint.has_value()) RetireAll(node.get());
+      if (node->endpoint.has_value()) Retire(node.get(), Any);
       node->endpoint = endpoint;
       node->available_at = absl::InfinitePast();
       node->backoff = absl::ZeroDuration();
@@ -54,8 +61,8 @@ void BackendPool::Adopt(const ClusterState& state) {
   std::vector<std::string> gone;
   for (auto& [id, node] : nodes_) {
     if (node->in_topology) continue;
-    RetireAll(node.get());
-    if (node->backends == 0) gone.push_back(id);
+    Retire(node.get(), Any);
+    if (node->MayBeForgotten()) gone.push_back(id);
   }
   for (const std::string& id : gone) nodes_.erase(id);
   worker_->RaiseRouteEpoch();
@@ -112,7 +119,7 @@ Backend* BackendPool::Private(NodeBackends* node, resp::Protocol protocol) {
 
 void BackendPool::GiveBack(Backend* backend) {
   if (idle_private_count_ >= worker_->config().backend_idle_connections ||
-      !backend->node()->in_topology) {
+      !backend->node()->in_topology || !backend->fenced()) {
     return backend->Retire();
   }
   ++idle_private_count_;
@@ -144,7 +151,7 @@ void BackendPool::Forget(Backend* backend) {
 
 void BackendPool::OnBackendFreed(NodeBackends* node) {
   --node->backends;
-  if (node->backends == 0 && !node->in_topology) nodes_.erase(std::string(node->id));
+  if (node->MayBeForgotten()) nodes_.erase(std::string(node->id));
 }
 
 void BackendPool::OnConnectFailed(NodeBackends* node) {
@@ -172,20 +179,50 @@ void BackendPool::OnOpen(NodeBackends* node) {
   KeepApart(node);
 }
 
-void BackendPool::RetireAll(NodeBackends* node) {
+void BackendPool::Fence(NodeBackends* node, OldConnection old) {
+  node->old_connections.push_back(std::move(old));
+  ++node->fences;
+  Retire(node, NotFenced);
+  if (!fence_timer_.armed() && !closed_) fence_timer_.Set(worker_->now());
+}
+
+void BackendPool::OnFenced(NodeBackends* node, const OldConnection& old) {
+  const auto same = [&old](const OldConnection& other) {
+    return other.client_id == old.client_id && other.name == old.name;
+  };
+  node->old_connections.erase(
+      std::remove_if(node->old_connections.begin(), node->old_connections.end(), same),
+      node->old_connections.end());
+}
+
+// In the topology's order: the same in every run.
+void BackendPool::ConnectToFence() {
+  bool any = false;
+  for (NodeBackends* node : by_index_) {
+    if (node->old_connections.empty()) continue;
+    any = true;
+    Shared(node, resp::Protocol::kResp2, false, 0);
+  }
+  if (any) fence_timer_.Set(worker_->now() + kBetweenFences);
+}
+
+void BackendPool::Retire(NodeBackends* node, bool (*which)(const Backend&)) {
   // Retiring changes the lists: take copies.
   for (auto& by_role : node->shared) {
     for (auto& backends : by_role) {
       for (Backend* backend : std::vector<Backend*>(backends)) {
-        if (backend != nullptr) backend->Retire();
+        if (backend != nullptr && which(*backend)) backend->Retire();
       }
     }
   }
-  for (Backend* backend : std::vector<Backend*>(node->idle_private)) backend->Retire();
+  for (Backend* backend : std::vector<Backend*>(node->idle_private)) {
+    if (which(*backend)) backend->Retire();
+  }
 }
 
-void BackendPool::CloseAll() {
-  for (auto& [id, node] : nodes_) RetireAll(node.get());
+void BackendPool::Close() {
+  closed_ = true;
+  fence_timer_.Stop();
 }
 
 }  // namespace proxy

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
+#include "absl/container/btree_map.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
@@ -42,14 +42,19 @@ struct NodeBackends {
   absl::Time spaced_until = absl::InfinitePast();   // a while after the last connect began
   absl::Time trouble_until = absl::InfinitePast();  // connections have ended that should not
   absl::Time down_since = absl::InfiniteFuture();   // first failure since it last answered
-  uint32_t slow_outstanding = 0;               // commands of unbounded run time that it works on
-  std::vector<OldConnection> old_connections;  // to be ended before anything else is sent
+  uint32_t slow_outstanding = 0;  // commands of unbounded run time that it works on
+  // To be ended before anything else is sent: until the node says that they are.
+  std::vector<OldConnection> old_connections;
+  uint64_t fences = 0;  // times that one was added
   std::shared_ptr<WaitingCount> waiting = std::make_shared<WaitingCount>();  // without a connection
+
+  // It has left, and nothing of ours is or may be with it.
+  bool MayBeForgotten() const { return !in_topology && backends == 0 && old_connections.empty(); }
 };
 
 class BackendPool {
  public:
-  explicit BackendPool(Worker* worker) : worker_(worker) {}
+  explicit BackendPool(Worker* worker);
 
   // Takes over a new view.
   void Adopt(const ClusterState& state);
@@ -80,22 +85,33 @@ class BackendPool {
   // It broke, after it was open.
   void OnLost(NodeBackends* node);
   void OnOpen(NodeBackends* node);
+  // A connection ended with requests that the node may not have read. Those that are open to the
+  // node take no new requests: their successors end it first. The node is connected to also if
+  // nobody needs it.
+  void Fence(NodeBackends* node, OldConnection old);
+  // It is no more, or can't be ended.
+  void OnFenced(NodeBackends* node, const OldConnection& old);
 
-  // Retires everything.
-  void CloseAll();
+  // Nothing more is begun for its own sake.
+  void Close();
 
  private:
   bool MayConnect(const NodeBackends& node) const;
   Backend* Open(NodeBackends* node, const Backend::Options& options);
-  void RetireAll(NodeBackends* node);
+  // Those for which `which` is true.
+  void Retire(NodeBackends* node, bool (*which)(const Backend&));
+  void ConnectToFence();
+  static void FenceTimerFired(void* self) { static_cast<BackendPool*>(self)->ConnectToFence(); }
   void KeepApart(NodeBackends* node);
 
   Worker* const worker_;
-  absl::flat_hash_map<std::string, std::unique_ptr<NodeBackends>> nodes_;
+  absl::btree_map<std::string, std::unique_ptr<NodeBackends>> nodes_;  // in the same order always
   std::vector<NodeBackends*> by_index_;
   std::unique_ptr<bool[]> usable_;     // [by_index_.size()]
   std::unique_ptr<bool[]> same_zone_;  // the same
   uint32_t idle_private_count_ = 0;
+  io::Timer fence_timer_;
+  bool closed_ = false;
 };
 
 }  // namespace proxy

@@ -483,6 +483,7 @@ void Worker::ForceClose() {
 
 void Worker::CheckDrained() {
   if (!draining_ || reported_ || clients_open_ > 0) return;
+  backend_pool_.Close();
   for (size_t i = 0; i < backends_.size(); ++i) {
     if (backends_[i] != nullptr && backends_[i]->usable()) backends_[i]->Retire();
   }

@@ -537,6 +537,29 @@ TEST_F(SimTest, NothingUnreadRunsAfterALaterAcknowledgedCommand) {
   }
 }
 
+// The value is longer than what the node's socket takes at once: the rest comes after the resumed
+// node has looked at its other connections.
+TEST_F(SimTest, NothingUnreadRunsAfterWhatAnotherOpenConnectionHadAcknowledged) {
+  WorldOptions options;
+  options.faults.send_buffer_min = options.faults.send_buffer_max = 4 << 20;
+  options.configure = [](proxy::Config* config) { config->reply_timeout = absl::Seconds(1); };
+  Make(options);
+  SimClient* client = world().Connect();
+  Ask(client, "SET a first");
+  const std::string large = Command({"SET", "a", std::string(3 << 19, 'x')});
+  for (const bool hung : {false, true}) {
+    NodeOf("a").SetHung(hung);
+    client->Send(large);  // goes by a connection of its own
+    ASSERT_TRUE(world().RunUntil([&] { return !client->received().empty(); }));
+    EXPECT_EQ(client->TakeReceived(), hung ? kTimeout : "+OK\r\n");
+  }
+  client->SendCommand("SET a newer");
+  NodeOf("a").SetHung(false);
+  world().RunUntilIdle();
+  EXPECT_EQ(client->TakeReceived(), "+OK\r\n");
+  EXPECT_EQ(Ask(client, "GET a"), "$5\r\nnewer\r\n");
+}
+
 TEST_F(SimTest, AReplyCutAtAnyByteIsNoReply) {
   SimClient* client = world().Connect();
   Ask(client, "SET a value");
