@@ -316,10 +316,30 @@ void World::CheckLeftovers() {
   }
 }
 
+// No slot goes back to an owner of an older epoch, unless the cluster did.
+void World::CheckTopology(size_t worker) {
+  const proxy::ClusterState* state = workers_[worker]->cluster();
+  if (state == nullptr) return;
+  topologies_.resize(workers_.size());
+  const std::shared_ptr<const cluster::Topology> before =
+      std::exchange(topologies_[worker], state->topology);
+  if (before == nullptr || before == state->topology) return;
+  for (int i = 0; i < cluster::kSlotCount; ++i) {
+    const auto slot = static_cast<cluster::Slot>(i);
+    const uint64_t epoch = state->topology->EpochOf(slot);
+    if (epoch >= before->EpochOf(slot)) continue;
+    const int owner = cluster_.OwnerOf(slot);
+    if (owner < 0 || cluster_.truth().peers[static_cast<size_t>(owner)].epoch <= epoch) continue;
+    return net_.Fail(absl::StrCat("worker ", worker, " went back to an older view: slot ", slot,
+                                  " from epoch ", before->EpochOf(slot), " to ", epoch));
+  }
+}
+
 void World::CheckBounds() {
   for (size_t i = 0; i < workers_.size(); ++i) {
     proxy::Worker* worker = workers_[i].get();
     if (worker == nullptr) continue;
+    CheckTopology(i);
     const uint64_t limit = config_->memory_limit_bytes / config_->workers;
     const uint64_t charged = worker->stats()->charged_bytes.Get();
     if (charged > limit + limit / 4) {

@@ -102,6 +102,7 @@ class World {
   std::shared_ptr<const proxy::Config> MakeConfig(const WorldOptions& options);
   void RunParty(Party* party);
   void CheckLeftovers();
+  void CheckTopology(size_t worker);
 
   SimNet net_;
   Oracle oracle_;
@@ -117,6 +118,8 @@ class World {
   std::vector<std::unique_ptr<Party>> parties_;  // control, then the workers
   std::vector<std::unique_ptr<SimClient>> clients_;
   uint64_t next_check_ = 0;
+  // By worker: the last topology that was looked at.
+  std::vector<std::shared_ptr<const cluster::Topology>> topologies_;
   Nanos stalled_until_ = 0;
   bool shut_down_ = false;
 };

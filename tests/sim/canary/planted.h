@@ -5,6 +5,8 @@
 // Which of the planted bugs (see plant.py) is chosen: the one named by SIM_CANARY in the
 // environment, read once.
 
+#include <map>
+
 #include "absl/strings/string_view.h"
 
 namespace sim {
