@@ -23,6 +23,7 @@ constexpr size_t kReadBytes = 16 << 10;
 constexpr Nanos kSlowService = 500 * kMicrosecond;
 constexpr size_t kCommandsPerTurn = 64;
 // No request waits for longer between its refusal and its answer.
+constexpr Nanos kResumeMax = 20 * kMillisecond;
 constexpr Nanos kLately = 6 * kSecond;
 constexpr int64_t kRangeEnd = 1'000'000'000;
 constexpr uint16_t kPort = 7000;
@@ -134,6 +135,7 @@ struct FakeNode::Connection final : Stream::Observer {
   bool authenticated = false;
   bool ready = false;     // on the node's list
   bool had_data = false;  // a data command has come
+  Nanos not_before = 0;   // not looked at
   ByteQueue input;
   ByteQueue output;
 
@@ -183,6 +185,11 @@ void FakeNode::SetHung(bool hung) {
   if (hung || !alive()) {
     turn_.Stop();
     return;
+  }
+  // Whom it turns to first is its own affair.
+  for (const std::unique_ptr<Connection>& connection : connections_) {
+    if (net_->random()->Below(3) != 0) continue;
+    connection->not_before = net_->now() + net_->random()->Between(0, kResumeMax);
   }
   turn_.SetNoLaterThan(net_->now());
   gossip_.SetNoLaterThan(net_->now() + net_->random()->Between(cluster_->options_.gossip_min,
@@ -247,9 +254,13 @@ void FakeNode::Turn() {
   std::vector<Connection*> batch;
   batch.swap(ready_);
   for (Connection* connection : batch) connection->ready = false;
+  Nanos next = kNever;  // when there is more to do, but for what comes anew
   for (size_t i = 0; i < batch.size(); ++i) {
     std::swap(batch[i], batch[i + net_->random()->Below(batch.size() - i)]);
-    if (commands_left == 0) {
+    if (batch[i]->not_before > net_->now()) {
+      Ready(batch[i]);
+      next = std::min(next, batch[i]->not_before);
+    } else if (commands_left == 0) {
       Ready(batch[i]);
     } else if (batch[i]->stream != nullptr) {
       ReadFrom(batch[i], &commands_left);
@@ -262,8 +273,13 @@ void FakeNode::Turn() {
     if (!slow && i > commands_left + 4) break;
   }
   turn_.Stop();
-  const bool more = !ready_.empty() || (listener_ != nullptr && listener_->can_accept());
-  if (more && !hung_ && alive()) turn_.Set(net_->now() + std::max(busy, service_min_));
+  if (std::any_of(ready_.begin(), ready_.end(),
+                  [this](const Connection* each) { return each->not_before <= net_->now(); }) ||
+      (listener_ != nullptr && listener_->can_accept())) {
+    next = net_->now();
+  }
+  if (next == kNever || hung_ || !alive()) return;
+  turn_.Set(std::max(next, net_->now() + std::max(busy, service_min_)));
 }
 
 void FakeNode::ReadFrom(Connection* connection, size_t* commands_left) {
@@ -1045,6 +1061,15 @@ void FakeCluster::SpreadNews() {
   for (const auto& each : nodes_) {
     if (each->alive() && !each->hung()) each->AdoptView(truth_);
   }
+}
+
+bool FakeCluster::Claims(absl::string_view id, cluster::Slot slot) const {
+  for (const auto& node : nodes_) {
+    if (node->id() != id) continue;
+    return node->alive() && !node->hung() && !node->loading_ &&
+           !net_->IsUnreachable(node->address()) && node->view_->owner[slot] == node->number();
+  }
+  return false;
 }
 
 bool FakeCluster::AnyoneBehind() const {

@@ -285,6 +285,8 @@ class FakeCluster {
   void SpreadNews();
   // All alive, in their senses and of one mind. Migrations are completed.
   void Heal();
+  // The node with that id can be asked, and says that the slot is its own.
+  bool Claims(absl::string_view id, cluster::Slot slot) const;
   // The node that is alive has not heard the last news.
   bool AnyoneBehind() const;
 

@@ -253,6 +253,7 @@ class SimNet {
                                       Connecting::Observer* observer);
   // No packet reaches the address, or leaves it: connects hang, connections stand still.
   void SetUnreachable(const io::Endpoint& address, bool unreachable);
+  bool IsUnreachable(const io::Endpoint& address) const;
 
   Nanos Latency();
 
@@ -285,7 +286,6 @@ class SimNet {
   Stream* NewLink(const io::Endpoint& local, Listener* listener);
   void CheckGone(Stream* stream);
   void PurgeGone();
-  bool IsUnreachable(const io::Endpoint& address) const;
 
   FaultOptions faults_;
   Random random_;

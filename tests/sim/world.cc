@@ -316,7 +316,8 @@ void World::CheckLeftovers() {
   }
 }
 
-// No slot goes back to an owner of an older epoch, unless the cluster did.
+// No slot goes back to an owner of an older epoch, unless the cluster did, or the newer one is not
+// there or does not know.
 void World::CheckTopology(size_t worker) {
   const proxy::ClusterState* state = workers_[worker]->cluster();
   if (state == nullptr) return;
@@ -328,8 +329,12 @@ void World::CheckTopology(size_t worker) {
     const auto slot = static_cast<cluster::Slot>(i);
     const uint64_t epoch = state->topology->EpochOf(slot);
     if (epoch >= before->EpochOf(slot)) continue;
+    const cluster::Shard* now_served = state->topology->ShardFor(slot);
+    const std::string& newer = before->node(before->ShardFor(slot)->primary).id;
+    if (now_served != nullptr && state->topology->node(now_served->primary).id == newer) continue;
     const int owner = cluster_.OwnerOf(slot);
     if (owner < 0 || cluster_.truth().peers[static_cast<size_t>(owner)].epoch <= epoch) continue;
+    if (!cluster_.Claims(newer, slot)) continue;
     return net_.Fail(absl::StrCat("worker ", worker, " went back to an older view: slot ", slot,
                                   " from epoch ", before->EpochOf(slot), " to ", epoch));
   }
