@@ -86,8 +86,8 @@ CANARIES = {
     "read_after_write_repeated": (
         "a read is not repeated after a later write of its slot",
         ("proxy/dispatcher.cc",
-         "  return !written;\n",
-         "  return !written || PLANTED;\n")),
+         "  return !LaterWriteIsOut(request);\n",
+         "  return !LaterWriteIsOut(request) || PLANTED;\n")),
     "script_redirection_trusted": (
         "a redirection that a script returns is confirmed before it is followed",
         ("proxy/dispatcher.cc",
