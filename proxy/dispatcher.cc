@@ -613,14 +613,17 @@ bool Dispatcher::RunsAgain(Request* request) {
   if (request->is_fragment() && request->client->unanswered() == 1) return false;
   bool before = true;
   bool overtook = false;
+  bool write_follows = false;  // is out, or will be with this turn
   request->client->ForEachUnanswered([&](Request* other) {
     if (other == request) before = false;
-    if (!before || overtook || other->slot != request->slot) return;
+    if (other->slot != request->slot) return;
+    if (!before && IsOut(*other) && !other->command->is_read_only()) write_follows = true;
+    if (!before || overtook) return;
     if (other->state != Request::State::kWaiting || other->hold == nullptr) return;
     if (request->is_fragment() && other->parent == request->parent) return;
     overtook = other->hold->refused && SharesKey(*other, *request);
   });
-  if (!overtook || LaterWriteIsOut(*request)) return false;
+  if (!overtook || write_follows) return false;
   Hold* hold = EnsureHold(request);
   if (hold->deadline <= worker_->now()) return false;
   hold->refused = true;
@@ -663,11 +666,7 @@ bool Dispatcher::MayRepeat(const Request& request) {
       request.command->is_script() || request.read_retried) {
     return false;
   }
-  return !LaterWriteIsOut(request);
-}
-
-// A later write may have run: the read would see it.
-bool Dispatcher::LaterWriteIsOut(const Request& request) {
+  // A later write may have run: the read would see it.
   bool after = false;
   bool written = false;
   request.client->ForEachUnanswered([&](Request* other) {
@@ -677,7 +676,7 @@ bool Dispatcher::LaterWriteIsOut(const Request& request) {
       written = true;
     }
   });
-  return written;
+  return !written;
 }
 
 void Dispatcher::Repeat(Request* request) {

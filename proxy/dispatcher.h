@@ -89,7 +89,6 @@ class Dispatcher {
   bool OnRedirection(Request* request, Backend* backend, const cluster::ErrorReply& error);
   void WaitAndRetry(Request* request, absl::string_view line);
   bool SharesKey(const Request& a, const Request& b);
-  bool LaterWriteIsOut(const Request& request);
 
   Worker* const worker_;
   // For slots that nobody serves.

@@ -23,6 +23,7 @@ constexpr size_t kReadBytes = 16 << 10;
 constexpr Nanos kSlowService = 500 * kMicrosecond;
 constexpr size_t kCommandsPerTurn = 64;
 // No request waits for longer between its refusal and its answer.
+constexpr Nanos kSomeTime = 200 * kMillisecond;
 constexpr Nanos kResumeMax = 20 * kMillisecond;
 constexpr Nanos kLately = 6 * kSecond;
 constexpr int64_t kRangeEnd = 1'000'000'000;
@@ -686,6 +687,7 @@ void FakeNode::AdoptView(std::shared_ptr<const ClusterView> view) {
   if (view == view_) return;
   const int before = view_ == nullptr ? -2 : view_->peers[number_].primary;
   view_ = std::move(view);
+  learned_at_ = net_->now();
   const int now = view_->peers[number_].primary;
   for (auto it = migrating_.begin(); it != migrating_.end();) {
     const bool over = cluster_->MigrationTarget(it->first) < 0;
@@ -1066,8 +1068,9 @@ void FakeCluster::SpreadNews() {
 bool FakeCluster::Claims(absl::string_view id, cluster::Slot slot) const {
   for (const auto& node : nodes_) {
     if (node->id() != id) continue;
-    return node->alive() && !node->hung() && !node->loading_ &&
-           !net_->IsUnreachable(node->address()) && node->view_->owner[slot] == node->number();
+    return node->learned_at_ + kSomeTime < net_->now() && node->alive() && !node->hung() &&
+           !node->loading_ && !net_->IsUnreachable(node->address()) &&
+           node->view_->owner[slot] == node->number();
   }
   return false;
 }

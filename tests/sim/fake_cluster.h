@@ -198,6 +198,7 @@ class FakeNode final : public Listener::Observer {
   Alarm gossip_;
 
   std::shared_ptr<const ClusterView> view_;
+  Nanos learned_at_ = 0;
   std::map<cluster::Slot, int> migrating_;        // to whom
   std::map<cluster::Slot, int> importing_;        // from whom
   std::shared_ptr<const ClusterView> text_view_;  // that text_ was made of
@@ -285,7 +286,7 @@ class FakeCluster {
   void SpreadNews();
   // All alive, in their senses and of one mind. Migrations are completed.
   void Heal();
-  // The node with that id can be asked, and says that the slot is its own.
+  // The node with that id can be asked, and for some time now says that the slot is its own.
   bool Claims(absl::string_view id, cluster::Slot slot) const;
   // The node that is alive has not heard the last news.
   bool AnyoneBehind() const;

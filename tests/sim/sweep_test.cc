@@ -31,6 +31,29 @@ TEST_P(SweepTest, EveryPromiseIsKept) {
   }
 }
 
+// Seeds that have failed once. What they do changes with the simulator, but they cost little.
+TEST(RegressionTest, WhatHasFailedDoesNotFailAgain) {
+  struct Failed {
+    uint64_t seed;
+    uint32_t commands;
+  };
+  constexpr Failed kFailed[] = {
+      {87, 500},      // a failover beside a move
+      {212, 2000},    // not served two seconds after all was well
+      {313, 2000},    // the same
+      {2463, 10000},  // an unread command of a lost connection ran late
+      {2586, 10000},  // the same
+      {10189, 10000}  // a read that was to run again met a write that was queued already
+  };
+  for (const Failed& failed : kFailed) {
+    const SimulationResult result =
+        RunSimulation({.seed = failed.seed, .commands = failed.commands});
+    EXPECT_EQ(result.failure, "") << "replay with tools/simulate --seeds " << failed.seed
+                                  << " --commands " << failed.commands << "\n"
+                                  << result.state;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Seeds, SweepTest, testing::Range(uint64_t{0}, uint64_t{10}));
 
 TEST(ReplayTest, TheSameSeedTwiceIsTheSameRun) {

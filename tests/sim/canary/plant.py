@@ -70,8 +70,12 @@ CANARIES = {
     "no_fence": (
         "what a node has not read of a lost connection is ended before the next one is used",
         ("proxy/backend.cc",
-         "  if (client_id_ == 0 || pending_.empty()) return;\n",
-         "  if (client_id_ == 0 || pending_.empty() || PLANTED) return;\n")),
+         "  fences_seen_ = node_->fences;\n",
+         "  fences_seen_ = node_->fences;\n"
+         "  if (PLANTED) {\n"
+         "    fencing_.clear();\n"
+         "    node_->old_connections.clear();\n"
+         "  }\n")),
     "stale_topology": (
         "a view that knows less is not taken on one node's word",
         ("proxy/topology_refresh.cc",
@@ -86,8 +90,8 @@ CANARIES = {
     "read_after_write_repeated": (
         "a read is not repeated after a later write of its slot",
         ("proxy/dispatcher.cc",
-         "  return !LaterWriteIsOut(request);\n",
-         "  return !LaterWriteIsOut(request) || PLANTED;\n")),
+         "  return !written;\n",
+         "  return !written || PLANTED;\n")),
     "script_redirection_trusted": (
         "a redirection that a script returns is confirmed before it is followed",
         ("proxy/dispatcher.cc",
