@@ -548,11 +548,8 @@ void Backend::Fail(Failure failure, absl::string_view why) {
       stats->backend_lost.Add(1);
       worker_->log()->WarnEvery("lost", describe("lost connection to"));
       FenceOff();
-      if (failure == Failure::kTimeout) {
-        worker_->backends()->OnConnectFailed(node_);
-      } else {
-        worker_->backends()->OnLost(node_);
-      }
+      worker_->backends()->OnLost(node_);
+      if (failure == Failure::kTimeout) worker_->backends()->OnConnectFailed(node_);
       break;
   }
   if (failure != Failure::kRetired) worker_->HintRefresh("");

@@ -158,10 +158,15 @@ void BackendPool::OnConnectFailed(NodeBackends* node) {
   if (node->down_since == absl::InfiniteFuture()) node->down_since = worker_->now();
   node->backoff = std::clamp(node->backoff * 2, kBackoffMin, kBackoffMax);
   node->available_at = worker_->now() + worker_->Jitter(node->backoff);
-  OnLost(node);
+  NoteTrouble(node);
 }
 
 void BackendPool::OnLost(NodeBackends* node) {
+  node->down_since = absl::InfiniteFuture();  // until now it was there, whatever failed before
+  NoteTrouble(node);
+}
+
+void BackendPool::NoteTrouble(NodeBackends* node) {
   node->trouble_until = worker_->now() + kTroubleTime;
   KeepApart(node);
 }

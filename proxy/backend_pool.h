@@ -102,6 +102,7 @@ class BackendPool {
   void Retire(NodeBackends* node, bool (*which)(const Backend&));
   void ConnectToFence();
   static void FenceTimerFired(void* self) { static_cast<BackendPool*>(self)->ConnectToFence(); }
+  void NoteTrouble(NodeBackends* node);
   void KeepApart(NodeBackends* node);
 
   Worker* const worker_;

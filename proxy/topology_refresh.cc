@@ -36,7 +36,7 @@ constexpr size_t kQueriesMax = 16;
 constexpr absl::Duration kFailureRemembered = absl::Seconds(60);
 // A slot's owner that was away for so long has no say any more. Of many, a few are asked.
 constexpr absl::Duration kOwnerAwayMin = absl::Seconds(1);
-constexpr size_t kOwnersMax = 5;
+constexpr size_t kOwnersMax = 16;
 // A node that says nothing for so long is not the one to ask.
 constexpr absl::Duration kQueryReplyTimeoutMax = absl::Seconds(2);
 

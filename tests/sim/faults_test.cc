@@ -688,6 +688,7 @@ TEST_F(FaultsTest, B8_AfterASurplusReplyEverythingOnTheConnectionIsLost) {
   NodeOf("a").HoldReplies(true);
   client->SendCommand("INCR n{a}");
   other->SendCommand("INCR m{a}");
+  world().RunFor(kMillisecond);
   NodeOf("a").AnswerNext("APPEND", ":1\r\n:2\r\n:3\r\n:4\r\n");
   client->SendCommand("APPEND l{a} y");
   world().RunFor(kMillisecond);

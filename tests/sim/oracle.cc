@@ -129,6 +129,12 @@ void Oracle::OnExecuted(const Execution& execution) {
   uint32_t& last = last_write_[ClientAndKey(request.client, execution.key)];
   if (execution.write) {
     if (execution.authoritative && !request.forges_redirection) {
+      // Nobody can end what lies unread at a node that hangs. If the slot leaves it meanwhile and
+      // comes back, it runs when the node goes on.
+      if (last >= request.sequence && request.outcome == Outcome::kUnknown &&
+          cluster_->CameBackLately(cluster_->keys()->slot(execution.key))) {
+        return;
+      }
       if (last >= request.sequence) {
         return Fail(absl::StrCat("executed after the client's ", last, "th on the same key"),
                     execution.id);
@@ -155,9 +161,14 @@ void Oracle::OnRefused(int, uint64_t id, absl::string_view line) {
 }
 
 void Oracle::OnLost(uint64_t id, uint32_t key) {
-  if (id != 0) history(key).lost.insert(id);
-  history(key).gone.clear();  // what was popped may be back
-  history(key).any_lost = true;
+  History& lost = history(key);
+  if (id != 0) {
+    lost.lost.insert(id);
+  } else {  // the whole key, when it had moved
+    lost.lost.insert(lost.writes.begin(), lost.writes.end());
+  }
+  lost.gone.clear();  // what was popped may be back
+  lost.any_lost = true;
 }
 
 // --- what clients get

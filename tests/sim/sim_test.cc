@@ -537,6 +537,30 @@ TEST_F(SimTest, NothingUnreadRunsAfterALaterAcknowledgedCommand) {
   }
 }
 
+// Its other connection had been there all the time.
+TEST_F(SimTest, ANodeThatOnceRefusedAConnectionIsNotTakenForGone) {
+  SimClient* two = world().Connect();
+  SimClient* three = world().Connect();
+  SimClient* leaves = world().Connect();
+  Ask(leaves, "HELLO 3");
+  Ask(three, "HELLO 3");
+  Ask(two, "SET a x");
+  world().net()->faults()->connect_refused = 1;
+  leaves->SendCommand("GET a");
+  world().RunFor(100 * kMillisecond);
+  leaves->Abort();
+  world().RunFor(kSecond);
+  world().net()->faults()->connect_refused = 0;
+  world().RunFor(10 * kSecond);
+  NodeOf("a").DropConnections();
+  world().RunFor(kMillisecond);
+  two->SendCommand("GET a");
+  three->SendCommand("GET a");
+  world().RunUntilIdle();
+  EXPECT_EQ(two->received(), "$1\r\nx\r\n");
+  EXPECT_EQ(three->received(), "$1\r\nx\r\n");
+}
+
 // The value is longer than what the node's socket takes at once: the rest comes after the resumed
 // node has looked at its other connections.
 TEST_F(SimTest, NothingUnreadRunsAfterWhatAnotherOpenConnectionHadAcknowledged) {

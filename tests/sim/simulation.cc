@@ -143,7 +143,8 @@ SimulationResult RunSimulation(const SimulationOptions& options) {
   World world(world_options);
   if (kind != Kind::kChaos) world.oracle()->set_errors_allowed(false);
   if (kind == Kind::kCalm) world.oracle()->set_slots_move(false);
-  if (kind == Kind::kChaos && read_prefer == 0) world.oracle()->set_old_reads_allowed(true);
+  // A replica may not have heard yet that a slot has left its primary.
+  if (kind != Kind::kCalm && read_prefer == 0) world.oracle()->set_old_reads_allowed(true);
 
   std::vector<std::string> tags;
   Chaos::Options chaos_options =
