@@ -575,8 +575,10 @@ void TopologyRefresh::NoteOwner(const Query& query, bool there) {
   if (query.candidate.id.empty()) return;
   if (there) {
     away_since_.erase(query.candidate.id);
+    run_->away.erase(query.candidate.id);
   } else {
     away_since_.emplace(query.candidate.id, query.begin);
+    run_->away.insert(query.candidate.id);
   }
 }
 
@@ -663,6 +665,7 @@ bool TopologyRefresh::OwnersGiveWay(const Opinion& opinion) const {
     }
     const auto away = away_since_.find(id);
     if (away == away_since_.end() || now() < away->second + kOwnerAwayMin) return false;
+    if (run_->away.count(id) == 0) return false;  // it may be back
   }
   return true;
 }

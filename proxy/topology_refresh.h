@@ -143,6 +143,7 @@ class TopologyRefresh {
     bool names_wanted = false;
     size_t failures = 0;
     std::string last_failure;
+    std::set<std::string> away;     // ids of nodes that are not where they should be
     std::vector<Opinion> doubtful;  // worse than the current view, and alone so far
     absl::optional<Opinion> accepted;
     absl::Time accepted_at;
