@@ -133,6 +133,11 @@ void Oracle::OnExecuted(const Execution& execution) {
       // comes back, it runs when the node goes on.
       if (last >= request.sequence && request.outcome == Outcome::kUnknown &&
           cluster_->CameBackLately(cluster_->keys()->slot(execution.key))) {
+        History& overwritten = history(execution.key);
+        for (const uint64_t write : overwritten.writes) {
+          if (write > execution.id) overwritten.lost.insert(write);
+        }
+        overwritten.any_lost = true;
         return;
       }
       if (last >= request.sequence) {

@@ -175,6 +175,11 @@ SimulationResult RunSimulation(const SimulationOptions& options) {
     profile.answer_max = (scripts ? kSlowAnswerMax : kAnswerMax) + kAnswerSlack;
     world.Connect(profile);
   }
+  // Each redirection of a script is confirmed by another view of the cluster, five in a second at
+  // most; what waits behind scripts would wait for too long if all moved on faster than that.
+  if (scripts && kind == Kind::kMoving) {
+    chaos_options.settle = std::max(chaos_options.settle, 2 * kSecond);
+  }
   std::unique_ptr<Chaos> chaos;
   if (kind != Kind::kCalm) chaos = std::make_unique<Chaos>(&world, chaos_options);
 
@@ -231,8 +236,9 @@ SimulationResult RunSimulation(const SimulationOptions& options) {
   if (!world.RunUntil(all_done, kLongest) && world.failure().empty()) {
     world.net()->Fail("clients are not done");
   }
-  SimulationResult result = Finish(
-      &world, kind == Kind::kCalm ? "calm" : kind == Kind::kMoving ? "moving" : "chaos");
+  SimulationResult result = Finish(&world, kind == Kind::kCalm     ? "calm"
+                                           : kind == Kind::kMoving ? "moving"
+                                                                   : "chaos");
   if (chaos != nullptr) result.events = chaos->events();
   return result;
 }

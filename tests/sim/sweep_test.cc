@@ -10,12 +10,11 @@
 namespace sim {
 namespace {
 
-constexpr uint32_t kCommands = 500;
+constexpr uint32_t kCommands = 1000;
 
 class SweepTest : public testing::TestWithParam<uint64_t> {
  protected:
-  // The seeds of one of ten cases.
-  static constexpr uint64_t kSeedsPerCase = 10;
+  static constexpr uint64_t kSeedsPerCase = 25;
   static void Check(uint64_t seed) {
     const SimulationResult result = RunSimulation({.seed = seed, .commands = kCommands});
     EXPECT_EQ(result.failure, "") << "replay with SIM_SEED=" << seed << "\n" << result.state;
@@ -54,7 +53,7 @@ TEST(RegressionTest, WhatHasFailedDoesNotFailAgain) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Seeds, SweepTest, testing::Range(uint64_t{0}, uint64_t{10}));
+INSTANTIATE_TEST_SUITE_P(Seeds, SweepTest, testing::Range(uint64_t{0}, uint64_t{20}));
 
 TEST(ReplayTest, TheSameSeedTwiceIsTheSameRun) {
   for (uint64_t seed = 1; seed <= 10; ++seed) {

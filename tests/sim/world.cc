@@ -336,7 +336,8 @@ void World::CheckTopology(size_t worker) {
     if (owner < 0 || cluster_.truth().peers[static_cast<size_t>(owner)].epoch <= epoch) continue;
     if (!cluster_.Claims(newer, slot)) continue;
     return net_.Fail(absl::StrCat("worker ", worker, " went back to an older view: slot ", slot,
-                                  " from epoch ", before->EpochOf(slot), " of ", newer, " to ", epoch));
+                                  " from epoch ", before->EpochOf(slot), " of ", newer, " to ",
+                                  epoch));
   }
 }
 
