@@ -45,14 +45,15 @@ thread_local size_t allocations = 0;
 }  // namespace
 
 #ifdef COUNT_ALLOCATIONS
-void* operator new(size_t bytes) {
+// Not inlined: GCC would then see a free() of what came from a new.
+[[gnu::noinline]] void* operator new(size_t bytes) {
   ++allocations;
   void* memory = malloc(bytes);
   if (memory == nullptr) abort();
   return memory;
 }
-void operator delete(void* memory) noexcept { free(memory); }
-void operator delete(void* memory, size_t) noexcept { free(memory); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept { free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { free(memory); }
 #endif
 
 namespace io {

@@ -23,7 +23,8 @@ constexpr size_t kReadBytes = 16 << 10;
 constexpr Nanos kSlowService = 500 * kMicrosecond;
 constexpr size_t kCommandsPerTurn = 64;
 // No request waits for longer between its refusal and its answer.
-constexpr Nanos kSomeTime = 200 * kMillisecond;
+constexpr Nanos kLearned = 200 * kMillisecond;
+constexpr Nanos kBack = 4 * kSecond;  // longer than a refresh of the topology takes
 constexpr Nanos kResumeMax = 20 * kMillisecond;
 constexpr Nanos kLately = 6 * kSecond;
 constexpr int64_t kRangeEnd = 1'000'000'000;
@@ -160,6 +161,7 @@ void FakeNode::Start(const io::Endpoint& address) {
   auto listener = net_->Listen(address, 128, this);
   ABSL_ASSERT(listener.ok());
   listener_ = std::move(*listener);
+  back_at_ = net_->now();
   gossip_.SetNoLaterThan(net_->now() + cluster_->options_.gossip_max);
 }
 
@@ -187,6 +189,7 @@ void FakeNode::SetHung(bool hung) {
     turn_.Stop();
     return;
   }
+  back_at_ = net_->now();
   // Whom it turns to first is its own affair.
   for (const std::unique_ptr<Connection>& connection : connections_) {
     if (net_->random()->Below(3) != 0) continue;
@@ -1068,9 +1071,10 @@ void FakeCluster::SpreadNews() {
 bool FakeCluster::Claims(absl::string_view id, cluster::Slot slot) const {
   for (const auto& node : nodes_) {
     if (node->id() != id) continue;
-    return node->learned_at_ + kSomeTime < net_->now() && node->alive() && !node->hung() &&
-           !node->loading_ && !net_->IsUnreachable(node->address()) &&
-           node->view_->owner[slot] == node->number();
+    const Nanos since = std::max({node->learned_at_ + kLearned, node->back_at_ + kBack,
+                                  net_->ReachableSince(node->address()) + kBack});
+    return since < net_->now() && node->alive() && !node->hung() && !node->loading_ &&
+           !net_->IsUnreachable(node->address()) && node->view_->owner[slot] == node->number();
   }
   return false;
 }

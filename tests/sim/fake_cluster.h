@@ -200,6 +200,7 @@ class FakeNode final : public Listener::Observer {
 
   std::shared_ptr<const ClusterView> view_;
   Nanos learned_at_ = 0;
+  Nanos back_at_ = 0;  // started, or not hung any more
   std::map<cluster::Slot, int> migrating_;        // to whom
   std::map<cluster::Slot, int> importing_;        // from whom
   std::shared_ptr<const ClusterView> text_view_;  // that text_ was made of
@@ -287,7 +288,7 @@ class FakeCluster {
   void SpreadNews();
   // All alive, in their senses and of one mind. Migrations are completed.
   void Heal();
-  // The node with that id can be asked, and for some time now says that the slot is its own.
+  // The node with that id can be asked, and says that the slot is its own; both for some time now.
   bool Claims(absl::string_view id, cluster::Slot slot) const;
   // The node that is alive has not heard the last news.
   bool AnyoneBehind() const;

@@ -390,6 +390,12 @@ bool SimNet::IsUnreachable(const io::Endpoint& address) const {
   return !unreachable_.empty() && unreachable_.count(address.ToString()) != 0;
 }
 
+Nanos SimNet::ReachableSince(const io::Endpoint& address) const {
+  if (reachable_since_.empty()) return 0;
+  const auto it = reachable_since_.find(address.ToString());
+  return it == reachable_since_.end() ? 0 : it->second;
+}
+
 void SimNet::SetUnreachable(const io::Endpoint& address, bool unreachable) {
   const std::string key = address.ToString();
   Trace(unreachable ? "unreachable" : "reachable", address.port());
@@ -397,6 +403,7 @@ void SimNet::SetUnreachable(const io::Endpoint& address, bool unreachable) {
     unreachable_[key] = true;
   } else {
     unreachable_.erase(key);
+    reachable_since_[key] = now();
   }
   for (const std::unique_ptr<Link>& link : links_) {
     if (link == nullptr || link->address != key) continue;

@@ -254,6 +254,8 @@ class SimNet {
   // No packet reaches the address, or leaves it: connects hang, connections stand still.
   void SetUnreachable(const io::Endpoint& address, bool unreachable);
   bool IsUnreachable(const io::Endpoint& address) const;
+  // If it was ever unreachable.
+  Nanos ReachableSince(const io::Endpoint& address) const;
 
   Nanos Latency();
 
@@ -292,6 +294,7 @@ class SimNet {
   Alarms alarms_;
   std::map<std::string, Listener*> listeners_;
   std::map<std::string, bool> unreachable_;
+  std::map<std::string, Nanos> reachable_since_;
   std::vector<std::unique_ptr<Link>> links_;  // null: free
   std::vector<size_t> free_links_;
   std::vector<size_t> gone_links_;
