@@ -18,7 +18,15 @@
  * Macros: what happens (budgets and choices, see below), and the mutations, each of which takes one
  * guard away: NO_SLOT_GATE, NO_REFUSED_GATE, NO_OVERTAKEN_CHECK, NO_ASKING_ADJACENCY,
  * NO_GENERATION_CHECK, NO_CLOSE_ON_STRAY, RETRY_AFTER_SEND, RETRY_READ_AFTER_WRITE, NO_FENCE,
- * NO_HOP_LIMIT, NO_ORPHANS, NO_WAKE_ON_UNKNOWN.
+ * NO_RETIRE_ON_FENCE, NO_HOP_LIMIT, NO_ORPHANS, NO_WAKE_ON_UNKNOWN.
+ *
+ * What remains (LEFTOVERS_OUTLAST_MOVES): requests that a lost connection left unread at a node are
+ * ended by the next handshake there, which comes at once, but not sooner. Until then, that is while
+ * the node can't be connected to, or for as long as a connect and a handshake take, it may still
+ * run them. That is out of order only if in the meantime the slot has moved away, later commands of
+ * the client have run at its new owner, and the slot has come back to the node. Nobody can fence one
+ * that can't be reached. Otherwise the node refuses them (the slot is not its own), or no later
+ * command of that slot can have run (all go by the node, after the fence).
  */
 
 /* --- what may happen: 0 is never */
@@ -39,6 +47,9 @@
 #endif
 #ifndef LOSSES         /* connections lost, or out of time */
 #define LOSSES 0
+#endif
+#ifndef RETIRES        /* connections that are to take no new requests, for another reason */
+#define RETIRES 0
 #endif
 #ifndef HANGS          /* a node stops for good */
 #define HANGS 0
@@ -96,14 +107,14 @@ hidden byte P1_isolation, P2_order, P3_at_most_once, P4_answered, P5_hops, P6_fr
 #endif
 #if LINES == 1
 #define LINE(r) 0
-#elif defined(LINE_BY_COMMAND) /* as a large request has a private connection */
+#elif defined(LINE_BY_COMMAND) /* a large request has a private connection */
 #define LINE(r) ((r) % 2)
 #else /* RESP2 and RESP3 */
 #define LINE(r) CLIENT(r)
 #endif
-/* With several lines, or if asked for, the fence is done step by step, else at once. */
-#if LINES > 1 || defined(FENCE_STEPS)
-#define FENCE_LISTS
+/* Where it matters, or if asked for, the fence is done step by step, else at once. */
+#if (LINES > 1 || RETIRES) && !defined(FENCE_STEPS)
+#define FENCE_STEPS
 #endif
 #define PAIRS (3 * LINES)
 #define NODE(n) ((n) % 3)
@@ -137,7 +148,7 @@ typedef Request {
   unsigned keys : 3;
   bit write;
   unsigned state : 3;
-  unsigned backend : 4; /* kQueued, kSent */
+  unsigned backend : 5; /* kQueued, kSent */
   bit orphan;           /* Request::client is null */
   bit asking;
   bit handed_over;
@@ -181,8 +192,9 @@ Request q[REQUESTS];
 #define kConnecting 1
 #define kOpen 2
 #define kClosing 3
-#define kHandshake 4 /* without fence lists, that is part of kConnecting */
+#define kHandshake 4 /* without FENCE_STEPS, that is part of kConnecting */
 #define kKilling 5   /* CLIENT LIST is answered, CLIENT KILL is not */
+#define kRetired 6
 
 /* Replies under way. MOVED and ASK carry a node. */
 #define REPLY_OK 1
@@ -191,9 +203,18 @@ Request q[REQUESTS];
 #define REPLY_ASK 8
 
 /*
- * Backend 2n is the one in use, of the line n / 3 to the node n % 3; 2n + 1 is the one before it,
- * which is closing. With one line n is the node.
+ * Connections of the line n / 3 to the node n % 3: the one in use, the one before it, which is
+ * closing, and one that is retired: it owes replies. With one line n is the node. One that is
+ * retired and owes nothing is gone at once: nothing can come of it.
  */
+#if LINES > 1 || RETIRES
+#define SLOTS 3
+#else
+#define SLOTS 2
+#endif
+#define USED(n) (SLOTS * (n))
+#define OLD(n) (SLOTS * (n) + 1)
+#define RETIRED(n) (SLOTS * (n) + 2)
 typedef Connection {
   unsigned state : 3;
   bit cut;              /* the node has been told to end it (fence) */
@@ -205,13 +226,20 @@ typedef Connection {
   unsigned sent : 24;
   unsigned replies : 24; /* to those in `read` */
 };
-Connection k[2 * PAIRS];
+Connection k[SLOTS * PAIRS];
 
 /* Requests that a connection which has ended left unread at node n. */
 typedef Leftovers { unsigned queue : 24; };
-#ifdef FENCE_LISTS
-/* NodeBackends::old_connections, and Backend::fencing_: of which lines, as bits. */
-byte old_connections[3], fencing[PAIRS], killing[PAIRS];
+/*
+ * NodeBackends::old_connections, and Backend::fencing_: of which lines, as bits. Two of a line may
+ * share a bit: when the second is added, no handshake goes on that had copied the first.
+ */
+byte old_connections[3];
+#ifdef FENCE_STEPS
+byte fencing[PAIRS];
+#endif
+#ifdef LINE_BY_COMMAND
+bit unfenced[PAIRS]; /* private and in use, fences_seen_ != NodeBackends::fences */
 #endif
 Leftovers unread[PAIRS];
 
@@ -242,7 +270,7 @@ unsigned moved : 3;     /* the keys that are at their slot's migration target */
 bit node2_known;
 
 unsigned moves : 2, lies : 3, refreshes : 2, old_views : 2, losses : 2, hangs : 1, leavers : 2;
-unsigned strays : 1, ages : 1;
+unsigned strays : 1, ages : 1, retires : 2;
 bit broken;
 byte chosen;
 
@@ -260,22 +288,25 @@ byte chosen;
 #define OUT_OF(r) (IS_OUT(r) && !q[r].orphan)
 #define NONE_IN_FLIGHT(c) (!OUT_OF(3 * (c)) && !OUT_OF(3 * (c) + 1) && !OUT_OF(3 * (c) + 2))
 
-#define MAY_RUN_LATE(n) (unread[n].queue != 0 || k[2 * (n) + 1].sent != 0)
+#define OWES(b) (k[b].read != 0 || k[b].sent != 0)
+#define PENDING(n) OWES(USED(n))
+#define MAY_RUN_LATE(n) (unread[n].queue != 0 || k[OLD(n)].sent != 0)
 #define ANY_LEFTOVER (MAY_RUN_LATE(0) || MAY_RUN_LATE(1) || MAY_RUN_LATE(2) || \
   MAY_RUN_LATE(PAIRS - 3) || MAY_RUN_LATE(PAIRS - 2) || MAY_RUN_LATE(PAIRS - 1))
 
 /* Scratch, never part of a state: each is written before it is read in the same step. */
 hidden byte i_take, i_forget, i_gate, i_note, i_wake, i_run, i_flush, i_repeat, i_adopt, i_fail;
+hidden byte i_retire, retire_r;
 hidden byte to_node, wake_r, flush_r, flush_r2, flush_c, flush_s, settle_r, give_r, reply, entry;
 hidden byte expired;
 hidden byte asked_flag, has_backend, to_plain, overtaken, open_gate, may_repeat, may_go, at_head;
 hidden byte verdict, behind, last_out[2], on[2], zombie;
 hidden byte several[2], slot_waits[2];
-hidden int queue_;
+hidden int queue_, retire_queue;
 #define kGo 0
 #define kNotYet 1
 #define kExpired 2
-#define NOWHERE 15
+#define NOWHERE 31
 
 /* --- requests (client.cc) */
 
@@ -361,7 +392,17 @@ inline Wait(r) {
 
 /* --- where to (dispatcher.cc) */
 
+#ifdef LINE_BY_COMMAND
+/*
+ * Line 1 is private: it has one request at a time. Another would have one more connection; here it
+ * waits until the line is idle, woken whenever a connection changes, which is oftener than needed.
+ */
+#define RaiseRouteEpoch() plain[0] = 0; plain[1] = 0; WakeAllWaiting()
+#define IS_TAKEN(n) ((n) >= 3 && (PENDING(n) || k[USED(n)].unsent != 0))
+#else
 #define RaiseRouteEpoch() plain[0] = 0; plain[1] = 0
+#define IS_TAKEN(n) false
+#endif
 
 inline IsOvertakenByTopology(r) {
   overtaken = !q[r].ask && q[r].swaps > 0 &&
@@ -396,10 +437,13 @@ inline ChooseNode(r) {
 inline FindRoute(r) {
   ChooseNode(r);
   to_node = to_node + 3 * LINE(r);
-  has_backend = k[2 * to_node].state != kFree;
+#ifdef LINE_BY_COMMAND
+  if :: to_node >= 3 -> to_plain = 0 :: else fi;
+#endif
+  has_backend = k[USED(to_node)].state != kFree;
   if
   :: !has_backend && !down[NODE(to_node)] ->
-     k[2 * to_node].state = kConnecting;
+     k[USED(to_node)].state = kConnecting;
      RaiseRouteEpoch();
      has_backend = 1
   :: else
@@ -411,7 +455,7 @@ inline EarlierInTheWay(r) {
   for (i_gate : 3 * CLIENT(r) .. 3 * CLIENT(r) + 2) {
     if
     :: i_gate != (r) && UNANSWERED(i_gate) && SLOT(i_gate) == SLOT(r) &&
-       (!IS_OUT(i_gate) || q[i_gate].backend != 2 * to_node) -> open_gate = 0
+       (!IS_OUT(i_gate) || q[i_gate].backend != USED(to_node)) -> open_gate = 0
     :: else
     fi
   }
@@ -438,8 +482,8 @@ inline Send(r) {
   fi;
   q[r].asking = q[r].ask;
   q[r].state = kQueued;
-  q[r].backend = 2 * to_node;
-  PUSH(k[2 * to_node].unsent, (r) + 1)
+  q[r].backend = USED(to_node);
+  PUSH(k[USED(to_node)].unsent, (r) + 1)
 }
 
 inline HoldForNode(r) {
@@ -454,7 +498,7 @@ inline Start(r) {
   FindRoute(r);
   GateOpen(r);
   if
-  :: has_backend && open_gate -> Send(r)
+  :: has_backend && open_gate && !IS_TAKEN(to_node) -> Send(r)
   :: else ->
      Wait(r);
      if :: !has_backend -> HoldForNode(r) :: else fi;
@@ -553,11 +597,13 @@ inline Wake(c) {
              FindRoute(wake_r);
              if
              :: !has_backend -> HoldForNode(wake_r); may_go = 0
-             :: has_backend && on[SLOT(wake_r)] != NOWHERE && on[SLOT(wake_r)] != 2 * to_node ->
+             :: has_backend &&
+                ((on[SLOT(wake_r)] != NOWHERE && on[SLOT(wake_r)] != USED(to_node)) ||
+                 IS_TAKEN(to_node)) ->
                 may_go = 0
              :: else ->
                 Send(wake_r);
-                on[SLOT(wake_r)] = 2 * to_node;
+                on[SLOT(wake_r)] = USED(to_node);
                 /* A refused one of several keys may be refused again. */
                 if
                 :: q[wake_r].refused && !ONE_KEY(q[wake_r].keys) -> slot_waits[SLOT(wake_r)] = 1
@@ -637,17 +683,35 @@ inline OnReply(r, n) {
   fi
 }
 
-/* Backend::TakeReplies, one of them. */
-inline TakeReply(n) {
-  entry = REQUEST(FRONT(k[2 * n].read));
-  POP(k[2 * n].read);
-  reply = FRONT(k[2 * n].replies);
-  POP(k[2 * n].replies);
-  CHECK(6, P6_freed_once, q[entry].state == kSent && q[entry].backend == 2 * n);
+/* Backend::TakeReplies, one of them, on connection b. */
+inline TakeReply(n, b) {
+  entry = REQUEST(FRONT(k[b].read));
+  POP(k[b].read);
+  reply = FRONT(k[b].replies);
+  POP(k[b].replies);
+  CHECK(6, P6_freed_once, q[entry].state == kSent && q[entry].backend == b);
   if
   :: q[entry].orphan -> Give(entry)
   :: else -> OnReply(entry, n)
-  fi
+  fi;
+  AfterReply(n, b)
+}
+
+inline AfterReply(n, b) {
+#if SLOTS == 3
+  if
+  :: k[b].state == kRetired && !OWES(b) -> k[b].state = kFree; RaiseRouteEpoch()
+  :: else
+  fi;
+#endif
+#ifdef LINE_BY_COMMAND
+  /* BackendPool::GiveBack */
+  if
+  :: b == USED(n) && unfenced[n] && !PENDING(n) && k[USED(n)].unsent == 0 -> Retire(n)
+  :: else -> WakeAllWaiting()
+  fi;
+#endif
+  skip
 }
 
 /* --- connections (backend.cc) */
@@ -703,8 +767,8 @@ inline SettleHandedOver(r, b) {
 
 /* Backend::Flush, with GiveBack */
 inline Flush(n) {
-  queue_ = k[2 * n].unsent;
-  k[2 * n].unsent = 0;
+  queue_ = k[USED(n)].unsent;
+  k[USED(n)].unsent = 0;
   do
   :: queue_ == 0 -> break
   :: else ->
@@ -736,16 +800,16 @@ inline Flush(n) {
 #ifdef NO_ASKING_ADJACENCY
         if
         :: q[flush_r].asking && queue_ != 0 && !q[REQUEST(FRONT(queue_))].orphan ->
-           PUSH(k[2 * n].sent, FRONT(queue_) | ASKED);
-           PUSH(k[2 * n].sent, flush_r + 1);
+           PUSH(k[USED(n)].sent, FRONT(queue_) | ASKED);
+           PUSH(k[USED(n)].sent, flush_r + 1);
            flush_r2 = REQUEST(FRONT(queue_));
            POP(queue_);
            q[flush_r2].state = kSent;
            q[flush_r2].handed_over = 1
-        :: else -> PUSH(k[2 * n].sent, (flush_r + 1) | (q[flush_r].asking -> ASKED : 0))
+        :: else -> PUSH(k[USED(n)].sent, (flush_r + 1) | (q[flush_r].asking -> ASKED : 0))
         fi;
 #else
-        PUSH(k[2 * n].sent, (flush_r + 1) | (q[flush_r].asking -> ASKED : 0));
+        PUSH(k[USED(n)].sent, (flush_r + 1) | (q[flush_r].asking -> ASKED : 0));
 #endif
         q[flush_r].state = kSent;
         q[flush_r].handed_over = 1
@@ -753,48 +817,114 @@ inline Flush(n) {
   od
 }
 
-#define PENDING(n) (k[2 * (n)].read != 0 || k[2 * (n)].sent != 0)
-#define COPY(field) k[2 * n + 1].field = k[2 * n].field; k[2 * n].field = 0
-
-/* Backend::Fail of an open connection: it is closing, and takes its requests along. */
-inline Fail(n, is_protocol_error) {
-#ifdef FENCE_LISTS
-  /* FenceOff */
+/*
+ * Backend::Retire: it takes no new requests. Also of one that is not open yet: Fail(kRetired). What
+ * it owes is still answered, what is unsent finds another way.
+ */
+inline Retire(n) {
+  retire_queue = k[USED(n)].unsent;
+  k[USED(n)].unsent = 0;
+#if SLOTS == 3
   if
-  :: PENDING(n) -> old_connections[NODE(n)] = old_connections[NODE(n)] | (1 << ((n) / 3))
+  :: k[USED(n)].state == kOpen && PENDING(n) ->
+     k[RETIRED(n)].read = k[USED(n)].read; k[USED(n)].read = 0;
+     k[RETIRED(n)].sent = k[USED(n)].sent; k[USED(n)].sent = 0;
+     k[RETIRED(n)].replies = k[USED(n)].replies; k[USED(n)].replies = 0;
+     k[RETIRED(n)].state = kRetired;
+     for (i_retire : 0 .. REQUESTS - 1) {
+       if
+       :: q[i_retire].state == kSent && q[i_retire].backend == USED(n) ->
+          q[i_retire].backend = RETIRED(n)
+       :: else
+       fi
+     }
   :: else
   fi;
 #endif
+  k[USED(n)].state = kFree;
+#ifdef FENCE_STEPS
+  fencing[n] = 0;
+#endif
+#ifdef LINE_BY_COMMAND
+  unfenced[n] = 0;
+#endif
+  RaiseRouteEpoch();
+  do
+  :: retire_queue == 0 -> break
+  :: else ->
+     retire_r = REQUEST(FRONT(retire_queue));
+     POP(retire_queue);
+     SettleNotHandedOver(retire_r)
+  od
+}
+
+/* BackendPool::Retire, NotFenced: of one whose handshake has begun without the newest entry. */
+inline RetireNotFenced(n) {
+  if
+  :: k[USED(n)].state == kFree || k[USED(n)].state == kConnecting -> skip
+#ifdef LINE_BY_COMMAND
+  /* A private one that is in use is in no list. */
+  :: IS_TAKEN(n) && k[USED(n)].state != kConnecting && k[USED(n)].state != kFree ->
+     unfenced[n] = 1
+#endif
+  :: !IS_TAKEN(n) && k[USED(n)].state != kConnecting && k[USED(n)].state != kFree -> Retire(n)
+  fi
+}
+
+/* BackendPool::Fence */
+inline Fence(n) {
+  old_connections[NODE(n)] = old_connections[NODE(n)] | (1 << ((n) / 3));
+#if SLOTS == 3 && !defined(NO_RETIRE_ON_FENCE)
+  RetireNotFenced(n);
+#if LINES > 1
+  RetireNotFenced((n + 3) % PAIRS);
+#endif
+#endif
+  skip
+}
+
+#define MOVE(field) k[OLD(n)].field = k[b].field; k[b].field = 0
+
+/*
+ * Backend::Fail of connection b, open or retired: it is closing, and takes its requests along.
+ * FenceOff: the node may still hold them unread.
+ */
+inline Fail(n, b, is_protocol_error) {
 #ifdef NO_CLOSE_ON_STRAY
   stray[n] = 0;
 #endif
-  COPY(unsent); COPY(read); COPY(sent);
-  k[2 * n + 1].state = kClosing;
-  k[2 * n + 1].protocol_error = is_protocol_error;
+  MOVE(unsent); MOVE(read); MOVE(sent);
+  k[OLD(n)].state = kClosing;
+  k[OLD(n)].protocol_error = is_protocol_error;
 #if LATE
-  late[n] = k[2 * n].replies != 0;
+  late[n] = k[b].replies != 0;
 #endif
-  k[2 * n].replies = 0;
-  k[2 * n].state = kFree;
+  k[b].replies = 0;
+  k[b].state = kFree;
+#ifdef LINE_BY_COMMAND
+  if :: b == USED(n) -> unfenced[n] = 0 :: else fi;
+#endif
   for (i_fail : 0 .. REQUESTS - 1) {
     if
-    :: IS_OUT(i_fail) && q[i_fail].backend == 2 * n -> q[i_fail].backend = 2 * n + 1
+    :: IS_OUT(i_fail) && q[i_fail].backend == b -> q[i_fail].backend = OLD(n)
     :: else
     fi
   }
-  RaiseRouteEpoch()
+  RaiseRouteEpoch();
+  if :: OWES(OLD(n)) -> Fence(n) :: else fi
 }
 
 /* It could not be connected, or its handshake failed: nothing was handed over. */
 inline FailToConnect(n) {
-  queue_ = k[2 * n].unsent;
-  k[2 * n].unsent = 0;
-  k[2 * n].state = kFree;
+  queue_ = k[USED(n)].unsent;
+  k[USED(n)].unsent = 0;
+  k[USED(n)].state = kFree;
   down[NODE(n)] = 1;
-#ifdef FENCE_LISTS
-  old_connections[NODE(n)] = old_connections[NODE(n)] | fencing[n];
+#ifdef FENCE_STEPS
   fencing[n] = 0;
-  killing[n] = 0;
+#endif
+#ifdef LINE_BY_COMMAND
+  unfenced[n] = 0;
 #endif
   RaiseRouteEpoch();
   do
@@ -803,49 +933,53 @@ inline FailToConnect(n) {
   od
 }
 
-/* What an earlier connection of this line left at its node will not be read any more. */
-inline Fence(n) {
-  unread[n].queue = 0;
-  if
-  :: k[2 * (n) + 1].state == kClosing && (k[2 * (n) + 1].read != 0 || k[2 * (n) + 1].sent != 0) ->
-     k[2 * (n) + 1].cut = 1
-  :: else
-  fi
+/* BackendPool::ConnectToFence, also if nobody needs it */
+inline ConnectToFence(n) {
+  k[USED(n)].state = kConnecting;
+  RaiseRouteEpoch()
 }
-#define FenceLine(n, line) \
-  if :: (killing[n] >> line) & 1 -> Fence(NODE(n) + 3 * line) :: else fi
 
-/* Backend::SendHandshake takes the node's list. */
+/* Backend::SendHandshake copies the node's list. */
 inline SendHandshake(n) {
-  k[2 * n].state = kHandshake;
-#ifdef FENCE_LISTS
+  k[USED(n)].state = kHandshake;
+#ifdef FENCE_STEPS
   fencing[n] = old_connections[NODE(n)];
-  old_connections[NODE(n)] = 0;
 #endif
   RaiseRouteEpoch()
 }
 
 /* Backend::OnHandshakeFrame, Step::kFenceList */
-inline SendKill(n) {
-  k[2 * n].state = kKilling;
-#ifdef FENCE_LISTS
-  killing[n] = fencing[n];
-  fencing[n] = 0;
+inline SendKill(n) { k[USED(n)].state = kKilling }
+
+/*
+ * BackendPool::OnFenced, of line n: what an earlier connection of it left at its node will not be
+ * read any more. That this is so before may be had from LEFT_OVER.
+ */
+inline OnFenced(n) {
+#ifndef NO_FENCE
+  unread[n].queue = 0;
+  if
+  :: k[OLD(n)].state == kClosing && OWES(OLD(n)) -> k[OLD(n)].cut = 1
+  :: else
+  fi;
 #endif
-  skip
+  old_connections[NODE(n)] = old_connections[NODE(n)] & ~(1 << ((n) / 3))
 }
+#ifdef FENCE_STEPS
+#define FENCES(n, line) ((fencing[n] >> line) & 1)
+#else
+#define FENCES(n, line) ((old_connections[NODE(n)] >> line) & 1)
+#endif
 
 /* Backend::FinishHandshake, which comes after the fence's replies. */
 inline FinishHandshake(n) {
-  k[2 * n].state = kOpen;
-#ifdef FENCE_LISTS
-  FenceLine(n, 0);
+  k[USED(n)].state = kOpen;
+  if :: FENCES(n, 0) -> OnFenced(NODE(n)) :: else fi;
 #if LINES > 1
-  FenceLine(n, 1);
+  if :: FENCES(n, 1) -> OnFenced(NODE(n) + 3) :: else fi;
 #endif
-  killing[n] = 0;
-#elif !defined(NO_FENCE)
-  Fence(n);
+#ifdef FENCE_STEPS
+  fencing[n] = 0;
 #endif
   RaiseRouteEpoch();
   WakeAllWaiting()
@@ -853,14 +987,14 @@ inline FinishHandshake(n) {
 
 /* Backend::Settle: the send has completed, and said how much was handed over. */
 inline Settle(n) {
-  queue_ = k[2 * n + 1].read;
-  k[2 * n + 1].read = 0;
+  queue_ = k[OLD(n)].read;
+  k[OLD(n)].read = 0;
   do
   :: queue_ == 0 -> break
-  :: else -> settle_r = REQUEST(FRONT(queue_)); POP(queue_); SettleHandedOver(settle_r, 2 * n + 1)
+  :: else -> settle_r = REQUEST(FRONT(queue_)); POP(queue_); SettleHandedOver(settle_r, OLD(n))
   od;
-  queue_ = k[2 * n + 1].sent;
-  k[2 * n + 1].sent = 0;
+  queue_ = k[OLD(n)].sent;
+  k[OLD(n)].sent = 0;
   do
   :: queue_ == 0 -> break
   :: else ->
@@ -868,26 +1002,26 @@ inline Settle(n) {
      settle_r = REQUEST(entry);
      POP(queue_);
      if
-     :: k[2 * n + 1].handed > 0 ->
-        k[2 * n + 1].handed = k[2 * n + 1].handed - 1;
+     :: k[OLD(n)].handed > 0 ->
+        k[OLD(n)].handed = k[OLD(n)].handed - 1;
         /* Six fit; there are no more without the fence, either, but for what was repeated. */
         if
-        :: !k[2 * n + 1].cut && LENGTH(unread[n].queue) < 6 -> PUSH(unread[n].queue, entry)
+        :: !k[OLD(n)].cut && LENGTH(unread[n].queue) < 6 -> PUSH(unread[n].queue, entry)
         :: else
         fi;
-        SettleHandedOver(settle_r, 2 * n + 1)
+        SettleHandedOver(settle_r, OLD(n))
      :: else -> SettleNotHandedOver(settle_r)
      fi
   od;
-  queue_ = k[2 * n + 1].unsent;
-  k[2 * n + 1].unsent = 0;
+  queue_ = k[OLD(n)].unsent;
+  k[OLD(n)].unsent = 0;
   do
   :: queue_ == 0 -> break
   :: else -> settle_r = REQUEST(FRONT(queue_)); POP(queue_); SettleNotHandedOver(settle_r)
   od;
-  k[2 * n + 1].state = kFree;
-  k[2 * n + 1].cut = 0;
-  k[2 * n + 1].protocol_error = 0;
+  k[OLD(n)].state = kFree;
+  k[OLD(n)].cut = 0;
+  k[OLD(n)].protocol_error = 0;
   RaiseRouteEpoch()
 }
 
@@ -963,21 +1097,21 @@ inline TakeFromWire(b) {
   CHECK(6, P6_freed_once, IS_OUT(entry))
 }
 
-inline NodeReads(n) {
-  TakeFromWire(2 * n);
+inline NodeReads(n, b) {
+  TakeFromWire(b);
   zombie = 0;
   Answer(n, entry, asked_flag);
-  PUSH(k[2 * n].replies, reply)
+  PUSH(k[b].replies, reply)
 }
 
 inline NodeLies(n, to) {
   lies = lies - 1;
-  TakeFromWire(2 * n);
-  PUSH(k[2 * n].replies, REPLY_MOVED + to)
+  TakeFromWire(USED(n));
+  PUSH(k[USED(n)].replies, REPLY_MOVED + to)
 }
 
 inline NodeReadsClosing(n) {
-  TakeFromWire(2 * n + 1);
+  TakeFromWire(OLD(n));
   zombie = 1;
   Answer(n, entry, asked_flag)
 }
@@ -1003,8 +1137,9 @@ inline NextOwner(s, n) { /* the second time on to another, or back */
 #ifdef LEFTOVERS_OUTLAST_MOVES
 #define MAY_OWN(s, n) IS_OTHER(s, n)
 #else
-/* What a lost connection left unread is read, or gone, before its node gets a slot that it had. */
-#define MAY_OWN(s, n) (IS_OTHER(s, n) && !MAY_RUN_LATE(n))
+/* A node gets a slot that it had after what lost connections left there is fenced off, or gone. */
+#define NOTHING_LEFT(n) (!MAY_RUN_LATE(n) && !MAY_RUN_LATE(n + PAIRS - 3))
+#define MAY_OWN(s, n) (IS_OTHER(s, n) && (old_connections[n] == 0 || NOTHING_LEFT(n)))
 #endif
 
 inline FinishMove(s) {
@@ -1133,32 +1268,54 @@ inline Pick(r, choices) {
   ((r) % PER_CLIENT == 0 || q[((r) + 5) % REQUESTS].state != kNotTaken))
 #define WAKE_WANTED(c) (wake_wanted[c])
 #define ANY_LATER(c) (LATER(3 * (c)) || LATER(3 * (c) + 1) || LATER(3 * (c) + 2))
-#define HAS_NEWS(n) (k[2 * (n)].state == kOpen && k[2 * (n)].unsent != 0)
-#define IS_CONNECTING(n) (k[2 * (n)].state == kConnecting && !hung[NODE(n)])
-#ifdef FENCE_LISTS
-#define IS_IN_HANDSHAKE(n) (k[2 * (n)].state == kHandshake && !hung[NODE(n)])
-#define IS_KILLING(n) (k[2 * (n)].state == kKilling && !hung[NODE(n)])
+#define HAS_NEWS(n) (k[USED(n)].state == kOpen && k[USED(n)].unsent != 0)
+#define IS_CONNECTING(n) (k[USED(n)].state == kConnecting && !hung[NODE(n)])
+#ifdef FENCE_STEPS
+#define IS_IN_HANDSHAKE(n) (k[USED(n)].state == kHandshake && !hung[NODE(n)])
+#define IS_KILLING(n) (k[USED(n)].state == kKilling && !hung[NODE(n)])
 #else
 #define IS_IN_HANDSHAKE(n) false
 #define IS_KILLING(n) IS_CONNECTING(n)
 #endif
-#define NOT_OPEN(n) (k[2 * (n)].state == kConnecting || k[2 * (n)].state >= kHandshake)
-#define HAS_INPUT(n) (k[2 * (n)].state == kOpen && k[2 * (n)].sent != 0 && !hung[NODE(n)])
-#define HAS_REPLY(n) (k[2 * (n)].replies != 0 && !HAS_STRAY(n))
-/* A node has one closing connection at a time here. */
-#define MAY_FAIL(n) (k[2 * (n)].state == kOpen && k[2 * (n) + 1].state == kFree)
+#define NOT_OPEN(n) (k[USED(n)].state == kConnecting || k[USED(n)].state >= kHandshake)
+#define HAS_INPUT(n) (k[USED(n)].state == kOpen && k[USED(n)].sent != 0 && !hung[NODE(n)])
+#define HAS_REPLY(n) (k[USED(n)].replies != 0 && !HAS_STRAY(n))
+/*
+ * Bounds of what is looked at: a line to a node has one closing and one retired connection at a
+ * time. None is lost while its place is taken, or that of one which is to be retired for it.
+ */
+#if SLOTS == 3
+#define MAY_BE_RETIRED(n) \
+  (k[USED(n)].state != kOpen || !PENDING(n) || k[RETIRED(n)].state == kFree)
+#define IS_RETIRED(n) (k[RETIRED(n)].state == kRetired)
+#define MAY_RETIRE(n) (retires > 0 && k[USED(n)].state == kOpen && MAY_BE_RETIRED(n))
+#else
+#define MAY_BE_RETIRED(n) true
+#define IS_RETIRED(n) false
+#endif
+#define MAY_CLOSE(n) (k[OLD(n)].state == kFree && \
+  (LINES == 1 || MAY_BE_RETIRED(((n) + 3) % PAIRS)))
+#define MAY_FAIL(n) (k[USED(n)].state == kOpen && MAY_CLOSE(n))
+#define RETIRED_HAS_INPUT(n) (IS_RETIRED(n) && k[RETIRED(n)].sent != 0 && !hung[NODE(n)])
+#define RETIRED_HAS_REPLY(n) (IS_RETIRED(n) && k[RETIRED(n)].replies != 0)
+#define RETIRED_MAY_BE_LOST(n) (IS_RETIRED(n) && MAY_CLOSE(n) && losses > 0)
+#define RETIRED_MAY_TIME_OUT(n) \
+  (IS_RETIRED(n) && MAY_CLOSE(n) && (losses > 0 || hung[NODE(n)]))
+#define RETIRED_TIMES_OUT(n) (IS_RETIRED(n) && MAY_CLOSE(n) && hung[NODE(n)])
+#define MUST_FENCE(n) \
+  (n < 3 && old_connections[NODE(n)] != 0 && k[USED(n)].state == kFree && !down[NODE(n)])
 #define MAY_BE_LOST(n) (MAY_FAIL(n) && losses > 0)
 #define MAY_TIME_OUT(n) (MAY_FAIL(n) && PENDING(n) && (losses > 0 || hung[NODE(n)]))
 #define MAY_NOT_CONNECT(n) (NOT_OPEN(n) && (losses > 0 || hung[NODE(n)]))
 #define TIMES_OUT(n) (hung[NODE(n)] && ((MAY_FAIL(n) && PENDING(n)) || NOT_OPEN(n)))
 #define CountLoss(n) if :: hung[NODE(n)] :: else -> losses = losses - 1 fi
 #define HAS_OLD_INPUT(n) \
-  (k[2 * (n) + 1].state == kClosing && k[2 * (n) + 1].sent != 0 && !k[2 * (n) + 1].cut && \
+  (k[OLD(n)].state == kClosing && k[OLD(n)].sent != 0 && !k[OLD(n)].cut && \
    !hung[NODE(n)])
 #define HAS_LEFTOVER(n) (unread[n].queue != 0 && !hung[NODE(n)])
 #define LEFT_OVER(n) (unread[n].queue != 0)
 #define COMES_BACK(n) (n < 3 && down[NODE(n)] && !hung[NODE(n)])
-#define IS_CLOSING(n) (k[2 * (n) + 1].state == kClosing)
+#define IS_CLOSING(n) (k[OLD(n)].state == kClosing)
 #define MAY_STRAY(n) (strays > 0 && MAY_FAIL(n) && !PENDING(n))
 #define TAKES_STRAY(n) (HAS_STRAY(n) && PENDING(n))
 #define IS_LATE(n) (late[n])
@@ -1169,14 +1326,14 @@ inline Pick(r, choices) {
 
 /* All of `sent`, or a beginning of it, was handed over. */
 #define HANDED(number) \
-  :: LENGTH(k[2 * chosen + 1].sent) >= number -> k[2 * chosen + 1].handed = number
+  :: LENGTH(k[OLD(chosen)].sent) >= number -> k[OLD(chosen)].handed = number
 
 /* Backend::TakeReplies, with an empty pending ring */
 inline OnStray(n) {
 #ifdef NO_CLOSE_ON_STRAY
   stray[n] = 1
 #else
-  Fail(n, 1)
+  Fail(n, USED(n), 1)
 #endif
 }
 
@@ -1205,7 +1362,9 @@ inline LateCompletion(n) {
   !(ANY_CLIENT(WAKE_WANTED) || ANY_NODE(HAS_NEWS) || ANY_NODE(HAS_INPUT) || ANY_NODE(HAS_REPLY) || \
     ANY_NODE(IS_CONNECTING) || ANY_NODE(IS_IN_HANDSHAKE) || ANY_NODE(IS_KILLING) || \
     ANY_REQUEST(IS_NEXT) || ANY_CLIENT(ANY_LATER) || ANY_REFRESH || \
-    ANY_NODE(COMES_BACK) || ANY_NODE(TAKES_STRAY) || ANY_NODE(IS_CLOSING) || ANY_NODE(TIMES_OUT))
+    ANY_NODE(COMES_BACK) || ANY_NODE(TAKES_STRAY) || ANY_NODE(IS_CLOSING) || \
+    ANY_NODE(TIMES_OUT) || ANY_NODE(MUST_FENCE) || ANY_NODE(RETIRED_HAS_INPUT) || \
+    ANY_NODE(RETIRED_HAS_REPLY) || ANY_NODE(RETIRED_TIMES_OUT))
 #define IS_FREED(r) (q[r].state == kFreed)
 #define ALL_FREED (IS_FREED(0) && IS_FREED(1) && IS_FREED(2) && IS_FREED(3) && IS_FREED(4) && \
   IS_FREED(5))
@@ -1215,7 +1374,8 @@ init {
     slot[0].second = NOBODY; slot[0].to = NOBODY; slot[1].second = NOBODY; slot[1].to = NOBODY;
     node2_known = NODE2_KNOWN;
     moves = MOVES; lies = LIES; refreshes = REFRESHES; old_views = OLD_VIEWS; losses = LOSSES;
-    hangs = HANGS; leavers = GONE; strays = STRAYS; ages = AGES
+    hangs = HANGS; leavers = GONE; strays = STRAYS; ages = AGES;
+    retires = RETIRES
   }
   Pick(0, PICK0);
   Pick(1, PICK1);
@@ -1227,22 +1387,34 @@ init {
   REQUEST_EVENT(IS_NEXT, Start(chosen))
   CLIENT_EVENT(WAKE_WANTED, Wake(chosen))
   CLIENT_EVENT(ANY_LATER, BackoffOver(chosen))
-#ifdef FENCE_LISTS
+#ifdef FENCE_STEPS
   NODE_EVENT(IS_CONNECTING, SendHandshake(chosen))
   NODE_EVENT(IS_IN_HANDSHAKE, SendKill(chosen))
 #endif
   NODE_EVENT(IS_KILLING, FinishHandshake(chosen); ForgetAll())
   NODE_EVENT(HAS_NEWS, Flush(chosen))
-  NODE_EVENT(HAS_INPUT, NodeReads(chosen))
-  NODE_EVENT(HAS_REPLY, TakeReply(chosen))
+  NODE_EVENT(HAS_INPUT, NodeReads(chosen, USED(chosen)))
+  NODE_EVENT(HAS_REPLY, TakeReply(chosen, USED(chosen)))
 #if LOSSES || HANGS
-  NODE_EVENT(MAY_BE_LOST, losses = losses - 1; Fail(chosen, 0))
-  NODE_EVENT(MAY_TIME_OUT, CountLoss(chosen); Fail(chosen, 0); down[NODE(chosen)] = 1)
+  NODE_EVENT(MAY_BE_LOST, losses = losses - 1; Fail(chosen, USED(chosen), 0))
+  NODE_EVENT(MAY_TIME_OUT,
+    CountLoss(chosen); Fail(chosen, USED(chosen), 0); down[NODE(chosen)] = 1)
   NODE_EVENT(MAY_NOT_CONNECT, CountLoss(chosen); FailToConnect(chosen))
   NODE_EVENT(HAS_OLD_INPUT, NodeReadsClosing(chosen); ForgetAll())
   NODE_EVENT(HAS_LEFTOVER, NodeReadsLeftover(chosen); ForgetAll())
   NODE_EVENT(LEFT_OVER, unread[chosen].queue = 0; ForgetAll())
   NODE_EVENT(COMES_BACK, NodeAvailable(chosen))
+  NODE_EVENT(MUST_FENCE, ConnectToFence(chosen))
+#endif
+#if SLOTS == 3
+#if RETIRES
+  NODE_EVENT(MAY_RETIRE, retires = retires - 1; Retire(chosen))
+#endif
+  NODE_EVENT(RETIRED_HAS_INPUT, NodeReads(chosen, RETIRED(chosen)))
+  NODE_EVENT(RETIRED_HAS_REPLY, TakeReply(chosen, RETIRED(chosen)))
+  NODE_EVENT(RETIRED_MAY_BE_LOST, losses = losses - 1; Fail(chosen, RETIRED(chosen), 0))
+  NODE_EVENT(RETIRED_MAY_TIME_OUT,
+    CountLoss(chosen); Fail(chosen, RETIRED(chosen), 0); down[NODE(chosen)] = 1)
 #endif
 #if LOSSES || HANGS || STRAYS
   :: atomic {
