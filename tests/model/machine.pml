@@ -24,7 +24,7 @@
  * ended by the next handshake there, which comes at once, but not sooner. Until then, that is while
  * the node can't be connected to, or for as long as a connect and a handshake take, it may still
  * run them. That is out of order only if in the meantime the slot has moved away, later commands of
- * the client have run at its new owner, and the slot has come back to the node. Nobody can fence one
+ * the client have run at its new owner, and the slot has come back. Nobody can fence a node
  * that can't be reached. Otherwise the node refuses them (the slot is not its own), or no later
  * command of that slot can have run (all go by the node, after the fence).
  */
