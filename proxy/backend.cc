@@ -249,7 +249,9 @@ void Backend::FinishHandshake() {
 
 bool Backend::HasRoom(size_t bytes) const {
   if (state_ == State::kOpen) return owed() < PendingRing::kEntriesMax;
-  return unsent_.size() < kUnopenedRequestsMax && unsent_bytes_ + bytes <= kUnopenedBytesMax;
+  // However large it is, one has room.
+  return unsent_.empty() ||
+         (unsent_.size() < kUnopenedRequestsMax && unsent_bytes_ + bytes <= kUnopenedBytesMax);
 }
 
 io::Slice Backend::CopyRequest(const io::Rope& frame) {
@@ -275,6 +277,7 @@ void Backend::Flush() {
   dirty = false;
   if (state_ == State::kHandshake) return connection_.Flush();
   if (state_ != State::kOpen && state_ != State::kRetired) return;
+  bool dropped = false;
   // Two entries: a request may come with an ASKING.
   while (!unsent_.empty() && pending_.size() + 2 <= PendingRing::kEntriesMax &&
          connection_.unsent_bytes() < kGivenBytesMax) {
@@ -283,10 +286,12 @@ void Backend::Flush() {
     unsent_bytes_ -= request->bytes.size();
     if (request->client == nullptr) {  // its client left before it was handed over
       worker_->requests()->Give(request);
+      dropped = true;
       continue;
     }
     if (request->asking && request->hold->AskIsStale(worker_->now())) {
       GiveBack(request);  // the connection took too long to open
+      dropped = true;
       continue;
     }
     PendingRing::Entry entry;
@@ -314,6 +319,7 @@ void Backend::Flush() {
   if (unsent_.empty() && connection_.send_idle()) arena_.Release();
   connection_.Flush();
   ArmDeadline();
+  if (dropped && owed() == 0) return AfterReply();
   if (state_ == State::kRetired && owed() == 0) Fail(Failure::kRetired, "");
 }
 

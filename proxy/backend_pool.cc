@@ -65,6 +65,7 @@ void BackendPool::Adopt(const ClusterState& state) {
     if (node->MayBeForgotten()) gone.push_back(id);
   }
   for (const std::string& id : gone) nodes_.erase(id);
+  if (!fence_timer_.armed() && !closed_) ConnectToFence();  // a node may have come back
   worker_->RaiseRouteEpoch();
 }
 
@@ -204,7 +205,7 @@ void BackendPool::OnFenced(NodeBackends* node, const OldConnection& old) {
 void BackendPool::ConnectToFence() {
   bool any = false;
   for (NodeBackends* node : by_index_) {
-    if (node->old_connections.empty()) continue;
+    if (node == nullptr || node->old_connections.empty()) continue;
     any = true;
     Shared(node, resp::Protocol::kResp2, false, 0);
   }

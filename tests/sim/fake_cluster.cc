@@ -656,6 +656,10 @@ std::string FakeNode::NodesText() {
                       peer.primary < 0 ? "-" : cluster_->node(peer.primary)->id(), " 0 0 ",
                       view.peers[of].epoch, " connected", ranges[i], me ? "\t" : "", "\n");
     }
+    if (cluster_->options_.lost_node) {
+      absl::StrAppend(&text_, std::string(40, 'f'), " :0@0 slave,noaddr ", cluster_->node(0)->id(),
+                      " 0 0 1 disconnected\n");
+    }
   }
   std::string marks;
   for (const auto& [slot, to] : migrating_) {

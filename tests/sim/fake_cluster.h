@@ -200,7 +200,7 @@ class FakeNode final : public Listener::Observer {
 
   std::shared_ptr<const ClusterView> view_;
   Nanos learned_at_ = 0;
-  Nanos back_at_ = 0;  // started, or not hung any more
+  Nanos back_at_ = 0;                             // started, or not hung any more
   std::map<cluster::Slot, int> migrating_;        // to whom
   std::map<cluster::Slot, int> importing_;        // from whom
   std::shared_ptr<const ClusterView> text_view_;  // that text_ was made of
@@ -235,6 +235,8 @@ class FakeCluster {
     // Between a change and the others' knowledge of it.
     Nanos gossip_min = 100 * kMicrosecond, gossip_max = 50 * kMillisecond;
     bool valkey = true;
+    // Everybody's view has a replica whose address nobody knows.
+    bool lost_node = false;
   };
 
   FakeCluster(SimNet* net, const Options& options, ExecutionObserver* observer);

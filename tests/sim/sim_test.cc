@@ -537,6 +537,48 @@ TEST_F(SimTest, NothingUnreadRunsAfterALaterAcknowledgedCommand) {
   }
 }
 
+TEST_F(SimTest, AFenceIsNotLookedForAtANodeThatHasNoAddress) {
+  Make({.cluster = {.lost_node = true}});
+  SimClient* client = world().Connect();
+  Ask(client, "SET a x");
+  NodeOf("a").HoldReplies(true);
+  client->SendCommand("SET a y");
+  world().RunFor(kMillisecond);
+  NodeOf("a").DropConnections();
+  NodeOf("a").HoldReplies(false);
+  world().RunFor(kSecond);
+  EXPECT_EQ(client->TakeReceived(), kLost);
+  EXPECT_EQ(Ask(client, "GET a"), "$1\r\ny\r\n");
+}
+
+TEST_F(SimTest, AConnectionOfItsOwnIsKeptWhenItsClientLeavesBeforeItOpens) {
+  const std::string large = Command({"SET", "a", std::string(3 << 19, 'x')});
+  for (int round = 0; round < 3; ++round) {
+    SimClient* leaves = world().Connect();
+    NodeOf("a").SetHung(true);
+    leaves->Send(large);
+    world().RunFor(100 * kMillisecond);
+    leaves->Abort();
+    world().RunFor(kMillisecond);
+    NodeOf("a").SetHung(false);
+    world().RunUntilIdle();
+  }
+  SimClient* client = world().Connect();
+  const size_t connections = NodeOf("a").connections();
+  client->Send(large);
+  world().RunUntilIdle();
+  EXPECT_EQ(client->received(), "+OK\r\n");
+  EXPECT_EQ(NodeOf("a").connections(), connections);
+  EXPECT_LE(connections, 2u);
+}
+
+TEST_F(SimTest, ARequestOfAnySizeMayBeTheFirstOnItsConnection) {
+  SimClient* client = world().Connect();
+  client->Send(Command({"SET", "a", std::string(65 << 20, 'x')}));
+  ASSERT_TRUE(world().RunUntil([&] { return !client->received().empty(); }));
+  EXPECT_EQ(client->received(), "+OK\r\n");
+}
+
 // Its other connection had been there all the time.
 TEST_F(SimTest, ANodeThatOnceRefusedAConnectionIsNotTakenForGone) {
   SimClient* two = world().Connect();
