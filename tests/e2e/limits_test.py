@@ -176,8 +176,9 @@ class LargeViewTest(FakeClusterTestCase):
         grown = (proxy.memory_kib("VmHWM") - base) << 10
         print("%.1f MiB for a view of %.1f MiB, slowest command %.0f ms" % (
             grown / MIB, size / MIB, slowest * 1000))
-        # And the receive buffers, which are there anyway, when they are first used.
-        self.assertLess(grown, 4 * size + 4 * MIB)
+        # And what does not depend on the view: the receive buffers of three threads, which are there
+        # anyway, when they are first used, and the allocator's arenas.
+        self.assertLess(grown, 4 * size + 8 * MIB)
         self.assertLess(slowest, seconds(1))
 
     def test_b27_a_thousand_nodes_and_a_range_for_every_slot(self):
