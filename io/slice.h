@@ -6,6 +6,7 @@
 // shares; when the last share goes, its owner takes the block back. Shares are plain counters: a
 // block and all its shares belong to one thread.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -111,21 +112,6 @@ class Rope {
   void Append(const Rope& rope) {
     for (const Slice& slice : rope.slices_) Append(slice);
   }
-  // Bytes [offset, offset + length) of this rope, appended to `out`. They must exist.
-  void AppendRangeTo(size_t offset, size_t length, Rope* out) const {
-    for (const Slice& slice : slices_) {
-      if (length == 0) return;
-      if (offset >= slice.size()) {
-        offset -= slice.size();
-        continue;
-      }
-      const size_t n = length < slice.size() - offset ? length : slice.size() - offset;
-      out->Append(slice.Sub(offset, n));
-      offset = 0;
-      length -= n;
-    }
-    ABSL_ASSERT(length == 0);
-  }
   void Clear() {
     slices_.clear();
     bytes_ = 0;
@@ -150,6 +136,38 @@ class Rope {
  private:
   absl::InlinedVector<Slice, 1> slices_;
   size_t bytes_ = 0;
+};
+
+// Ranges of a rope, found without walking through it: it may have very many slices.
+class RopeRanges {
+ public:
+  // `rope` outlives it and stays as it is.
+  explicit RopeRanges(const Rope& rope) : rope_(rope) {
+    size_t begin = 0;
+    for (const Slice& slice : rope.slices()) {
+      begins_.push_back(begin);
+      begin += slice.size();
+    }
+  }
+  // Bytes [offset, offset + length), appended to `out`. They must exist.
+  void AppendTo(size_t offset, size_t length, Rope* out) const {
+    size_t i = static_cast<size_t>(std::upper_bound(begins_.begin(), begins_.end(), offset) -
+                                   begins_.begin()) -
+               1;
+    for (; length > 0; ++i) {
+      ABSL_ASSERT(i < begins_.size());
+      const Slice& slice = rope_.slices()[i];
+      const size_t skip = offset - begins_[i];
+      const size_t n = std::min(length, slice.size() - skip);
+      out->Append(slice.Sub(skip, n));
+      offset += n;
+      length -= n;
+    }
+  }
+
+ private:
+  const Rope& rope_;
+  absl::InlinedVector<size_t, 4> begins_;  // of its slices
 };
 
 }  // namespace io

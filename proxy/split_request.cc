@@ -29,41 +29,10 @@ std::string FragmentHeader(const cluster::CommandSpec& command, size_t args) {
 // Arguments per key: the key, or the key and its value.
 size_t ArgsPerKey(const Fragments& fragments) { return fragments.keys_with_values ? 2 : 1; }
 
-// Ranges of a frame that may have very many slices.
-class FrameRanges {
- public:
-  // `frame` outlives it.
-  explicit FrameRanges(const io::Rope& frame) : frame_(frame) {
-    size_t begin = 0;
-    for (const io::Slice& slice : frame.slices()) {
-      begins_.push_back(begin);
-      begin += slice.size();
-    }
-  }
-  // Bytes [offset, offset + length), appended to `out`. They must exist.
-  void AppendTo(size_t offset, size_t length, io::Rope* out) const {
-    size_t i = static_cast<size_t>(std::upper_bound(begins_.begin(), begins_.end(), offset) -
-                                   begins_.begin()) -
-               1;
-    for (; length > 0; ++i) {
-      const io::Slice& slice = frame_.slices()[i];
-      const size_t skip = offset - begins_[i];
-      const size_t n = std::min(length, slice.size() - skip);
-      out->Append(slice.Sub(skip, n));
-      offset += n;
-      length -= n;
-    }
-  }
-
- private:
-  const io::Rope& frame_;
-  absl::InlinedVector<size_t, 4> begins_;  // of its slices
-};
-
 // The fragment's bytes: a header, and the arguments of its keys by reference to `frame`.
 // `key_positions` are the argument indexes of its keys in `args`.
 io::Rope BuildFragment(Client* client, const Request& parent, const std::vector<uint32_t>& keys,
-                       const ArgList& args, const FrameRanges& frame) {
+                       const ArgList& args, const io::RopeRanges& frame) {
   const size_t step = ArgsPerKey(*parent.fragments);
   io::Rope rope;
   rope.Append(client->arena()->Copy(FragmentHeader(*parent.command, 1 + keys.size() * step)));
@@ -98,10 +67,13 @@ io::Rope MergeInKeyOrder(Client* client, const Request& parent) {
   const size_t count = fragments.requests.size();
   std::vector<absl::InlinedVector<absl::string_view, 4>> pieces(count);
   std::vector<resp::ElementReader> readers;
+  std::vector<io::RopeRanges> ranges;
   readers.reserve(count);
+  ranges.reserve(count);
   for (size_t i = 0; i < count; ++i) {
     pieces[i] = fragments.requests[i]->reply.Views();
     readers.emplace_back(pieces[i]);
+    ranges.emplace_back(fragments.requests[i]->reply);
   }
   char header[24];
   const size_t header_bytes =
@@ -111,7 +83,7 @@ io::Rope MergeInKeyOrder(Client* client, const Request& parent) {
   for (const uint32_t fragment : fragments.plan.fragment_of_key) {
     resp::ArgPosition element;
     if (!readers[fragment].Next(&element)) return io::Rope();
-    fragments.requests[fragment]->reply.AppendRangeTo(element.offset, element.length, &merged);
+    ranges[fragment].AppendTo(element.offset, element.length, &merged);
   }
   return merged;
 }
@@ -125,7 +97,7 @@ bool StartFragments(Worker* worker, Request* parent, const ArgList& args, const 
   fragments->requests.reserve(count);
   // All are made before the first is started: one may be answered at once.
   std::vector<io::Rope> bytes(count);
-  const FrameRanges ranges(frame);
+  const io::RopeRanges ranges(frame);
   for (size_t i = 0; i < count; ++i) {
     const cluster::SplitFragment& plan = fragments->plan.fragments[i];
     Request* fragment = NewFragment(worker, parent, plan.slot);
@@ -146,7 +118,7 @@ bool SplitIntoOneKeyFragments(Worker* worker, Request* request) {
   const io::Rope frame = request->bytes;
   const auto pieces = frame.Views();
   const ArgList args(pieces);
-  const FrameRanges ranges(frame);
+  const io::RopeRanges ranges(frame);
   const bool pairs = request->command->split == cluster::Split::kKeyValuePairs;
   const size_t key_count = (args.views().size() - 1) / (pairs ? 2 : 1);
   if (key_count < 2) return false;

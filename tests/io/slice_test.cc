@@ -115,10 +115,11 @@ TEST(RopeTest, EveryRangeIsTheSameBytesOfTheText) {
   rope.Append(Slice::Static("jumps"));
   rope.Append(owner.Part(4, 1));
   const std::string text = Text(rope);
+  const RopeRanges ranges(rope);
   for (size_t offset = 0; offset <= text.size(); ++offset) {
     for (size_t length = 0; offset + length <= text.size(); ++length) {
       Rope part;
-      rope.AppendRangeTo(offset, length, &part);
+      ranges.AppendTo(offset, length, &part);
       ASSERT_EQ(Text(part), text.substr(offset, length)) << offset << "+" << length;
       ASSERT_EQ(part.size(), length);
     }
