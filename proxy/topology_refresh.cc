@@ -113,34 +113,29 @@ bool SameServer(const ServerInfo& a, const ServerInfo& b) {
          a.maxmemory_policy == b.maxmemory_policy;
 }
 
-// Whether `view` knows less than `known` in some respect: it may be an old one.
-bool IsWorse(const cluster::Topology& view, const cluster::Topology& known) {
-  if (view.covered_slots() < known.covered_slots()) return true;
-  if (view.max_config_epoch() < known.max_config_epoch()) return true;
-  // Neighbours mostly share their shard in both, so few pairs need more than a look.
-  const cluster::Shard* view_shard = nullptr;
-  const cluster::Shard* known_shard = nullptr;
-  for (int slot = 0; slot < cluster::kSlotCount; ++slot) {
-    const auto number = static_cast<cluster::Slot>(slot);
-    if (view.ShardFor(number) == view_shard && known.ShardFor(number) == known_shard) continue;
-    view_shard = view.ShardFor(number);
-    known_shard = known.ShardFor(number);
-    if (view.EpochOf(number) < known.EpochOf(number)) return true;
-  }
-  return false;
-}
-
 // Owners by `known` of what is older in `view`; the first few.
 std::vector<cluster::NodeIndex> OwnersOfOlder(const cluster::Topology& view,
                                               const cluster::Topology& known) {
   std::vector<cluster::NodeIndex> owners;
+  // Neighbours mostly share their shard in both, so few pairs need more than a look.
+  const cluster::Shard* view_shard = nullptr;
+  const cluster::Shard* known_shard = nullptr;
   for (int slot = 0; slot < cluster::kSlotCount && owners.size() < kOwnersMax; ++slot) {
     const auto number = static_cast<cluster::Slot>(slot);
+    if (view.ShardFor(number) == view_shard && known.ShardFor(number) == known_shard) continue;
+    view_shard = view.ShardFor(number);
+    known_shard = known.ShardFor(number);
     if (view.EpochOf(number) >= known.EpochOf(number)) continue;
-    const cluster::NodeIndex owner = known.ShardFor(number)->primary;
+    const cluster::NodeIndex owner = known_shard->primary;
     if (std::find(owners.begin(), owners.end(), owner) == owners.end()) owners.push_back(owner);
   }
   return owners;
+}
+
+// Whether `view` knows less than `known` in some respect: it may be an old one.
+bool IsWorse(const cluster::Topology& view, const cluster::Topology& known) {
+  return view.covered_slots() < known.covered_slots() ||
+         view.max_config_epoch() < known.max_config_epoch() || !OwnersOfOlder(view, known).empty();
 }
 
 // Whether the node still says of some slot that it owns it, newer than `view` has it.
