@@ -22,9 +22,6 @@ constexpr size_t kLargeReplyBytes = 64 << 10;
 // Requests are given to the connection only while less than this waits there: what was not given to
 // it can still be taken back.
 constexpr size_t kGivenBytesMax = 1 << 20;
-// A backend that is not open takes no more than this (L13).
-constexpr size_t kUnopenedRequestsMax = 10000;
-constexpr size_t kUnopenedBytesMax = 64 << 20;
 // A handshake is quick or the node is not well.
 constexpr absl::Duration kHandshakeTimeoutMax = absl::Seconds(1);
 constexpr size_t kHandshakeFrameBytesMax = 64 << 10;
@@ -249,9 +246,9 @@ void Backend::FinishHandshake() {
 
 bool Backend::HasRoom(size_t bytes) const {
   if (state_ == State::kOpen) return owed() < PendingRing::kEntriesMax;
-  // However large it is, one has room.
-  return unsent_.empty() ||
-         (unsent_.size() < kUnopenedRequestsMax && unsent_bytes_ + bytes <= kUnopenedBytesMax);
+  // L13, too; however large it is, one has room.
+  return unsent_.empty() || (unsent_.size() < WaitingPlace::kRequestsMax &&
+                             unsent_bytes_ + bytes <= WaitingPlace::kBytesMax);
 }
 
 io::Slice Backend::CopyRequest(const io::Rope& frame) {
@@ -294,10 +291,7 @@ void Backend::Flush() {
       dropped = true;
       continue;
     }
-    PendingRing::Entry entry;
-    entry.sent_at = worker_->now();
-    entry.begin = connection_.sent_bytes() + connection_.unsent_bytes();
-    entry.end = entry.begin + request->bytes.size();
+    PendingRing::Entry entry = NextEntry(request->bytes.size());
     if (request->asking) {
       // ASKING covers only the next command on its connection, so the two go out together.
       connection_.Send(io::Slice::Static(kAsking));
@@ -321,6 +315,15 @@ void Backend::Flush() {
   ArmDeadline();
   if (dropped && owed() == 0) return AfterReply();
   if (state_ == State::kRetired && owed() == 0) Fail(Failure::kRetired, "");
+}
+
+// For bytes that are given to the connection next.
+PendingRing::Entry Backend::NextEntry(size_t bytes) const {
+  PendingRing::Entry entry;
+  entry.sent_at = worker_->now();
+  entry.begin = connection_.sent_bytes() + connection_.unsent_bytes();
+  entry.end = entry.begin + bytes;
+  return entry;
 }
 
 // The request, and those behind it that must not overtake it, find another way.
@@ -434,10 +437,7 @@ void Backend::AfterReply() {
 void Backend::CheckAuthentication() {
   if (state_ != State::kOpen || checking_ || pending_.full()) return;
   checking_ = true;
-  PendingRing::Entry entry;
-  entry.sent_at = worker_->now();
-  entry.begin = connection_.sent_bytes() + connection_.unsent_bytes();
-  entry.end = entry.begin + kPing.size();
+  PendingRing::Entry entry = NextEntry(kPing.size());
   entry.ping = true;
   connection_.Send(io::Slice::Static(kPing));
   pending_.Push(entry);
@@ -513,10 +513,7 @@ void Backend::Retire() {
   worker_->backends()->Forget(this);
   // What was not given to the connection finds another one.
   worker_->MarkDirty(this);
-  std::deque<Request*> unsent;
-  unsent.swap(unsent_);
-  unsent_bytes_ = 0;
-  for (Request* request : unsent) SettleOne(request, false, false);
+  SettleUnsent();
 }
 
 void Backend::Fail(Failure failure, absl::string_view why) {
@@ -593,15 +590,19 @@ void Backend::Settle() {
     SettleOne(entry->request, entry->begin < handed_over, head);
     head = false;
   }
-  std::deque<Request*> unsent;
-  unsent.swap(unsent_);
-  unsent_bytes_ = 0;
-  for (Request* request : unsent) SettleOne(request, false, false);
+  SettleUnsent();
   arena_.Release();
   NodeBackends* node = node_;
   Become(State::kFree);
   worker_->FreeBackend(this);
   worker_->backends()->OnBackendFreed(node);
+}
+
+void Backend::SettleUnsent() {
+  std::deque<Request*> unsent;
+  unsent.swap(unsent_);
+  unsent_bytes_ = 0;
+  for (Request* request : unsent) SettleOne(request, false, false);
 }
 
 void Backend::SettleOne(Request* request, bool handed_over, bool head) {

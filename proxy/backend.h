@@ -135,7 +135,9 @@ class Backend {
   void OnPong(char type);
   void FenceOff();
   void GiveBack(Request* request);
+  PendingRing::Entry NextEntry(size_t bytes) const;
   void Settle();
+  void SettleUnsent();
   void SettleOne(Request* request, bool handed_over, bool head);
   absl::Duration ReplyTimeout() const;
   void ArmDeadline();

@@ -353,8 +353,9 @@ void Dispatcher::Expire(Request* request) {
                         " has no reachable owner (not executed)");
   }
   // A read that was sent twice: the first time it may have run.
-  if (request->read_retried && absl::EndsWith(line, kNotExecutedSuffix))
+  if (request->read_retried && absl::EndsWith(line, kNotExecutedSuffix)) {
     line = std::string(kConnectionLostError);
+  }
   // While it still has its place among the others, see there.
   const bool unknown = absl::EndsWith(line, kUnknownSuffix);
   if (unknown) NoteMayHaveRun(request);
