@@ -1083,12 +1083,6 @@ bool FakeCluster::Claims(absl::string_view id, cluster::Slot slot) const {
   return false;
 }
 
-bool FakeCluster::AnyoneBehind() const {
-  return std::any_of(nodes_.begin(), nodes_.end(), [this](const auto& each) {
-    return each->alive() && !each->hung() && each->view_ != truth_;
-  });
-}
-
 void FakeCluster::Heal() {
   net_->Trace("heal");
   auto truth = CopyTruth();

@@ -292,8 +292,6 @@ class FakeCluster {
   void Heal();
   // The node with that id can be asked, and says that the slot is its own; both for some time now.
   bool Claims(absl::string_view id, cluster::Slot slot) const;
-  // The node that is alive has not heard the last news.
-  bool AnyoneBehind() const;
 
  private:
   friend class FakeNode;

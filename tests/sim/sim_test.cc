@@ -22,7 +22,27 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-class SimTest : public ScenarioTest {};
+class SimTest : public ScenarioTest {
+ protected:
+  // A GET of `a` is on its way to the slot's new node, with an ASK, but that one takes a while to
+  // connect to; meanwhile the slot's move ends. Returns where the slot was and where it is.
+  std::pair<int, int> AskThatWaits(SimClient* client) {
+    Ask(client, "SET a x");
+    const cluster::Slot slot = cluster::SlotOf("a");
+    const int first = NodeOf("a").number();
+    const int second = OtherThan(first);
+    cluster().BeginMigration(slot, second);
+    cluster().MigrateAllKeys(slot);
+    world().net()->faults()->connect_slow = 1;
+    world().net()->faults()->connect_slow_max = 200 * kMillisecond;
+    client->TakeReceived();
+    client->SendCommand("GET a");
+    world().RunFor(2 * kMillisecond);
+    world().net()->faults()->connect_slow = 0;
+    cluster().EndMigration(slot);
+    return {first, second};
+  }
+};
 
 // --- pipelines
 
@@ -289,19 +309,8 @@ TEST_F(SimTest, AScriptCannotForgeARedirection) {
 // the slot once more, from somebody else, and ran there on nothing.
 TEST_F(SimTest, AnAskThatHadToWaitIsAskedForAgain) {
   SimClient* client = world().Connect();
-  Ask(client, "SET a x");
   const cluster::Slot slot = cluster::SlotOf("a");
-  const int first = NodeOf("a").number();
-  const int second = OtherThan(first);
-  cluster().BeginMigration(slot, second);
-  cluster().MigrateAllKeys(slot);
-  world().net()->faults()->connect_slow = 1;
-  world().net()->faults()->connect_slow_max = 200 * kMillisecond;
-  client->TakeReceived();
-  client->SendCommand("GET a");
-  world().RunFor(2 * kMillisecond);
-  world().net()->faults()->connect_slow = 0;
-  cluster().EndMigration(slot);
+  const auto [first, second] = AskThatWaits(client);
   cluster().MoveSlots({slot}, first);
   cluster().SpreadNews();
   cluster().BeginMigration(slot, second);
@@ -312,18 +321,7 @@ TEST_F(SimTest, AnAskThatHadToWaitIsAskedForAgain) {
 // What waited behind it on that connection was sent all the same.
 TEST_F(SimTest, NobodyOvertakesAnAskThatHadToWait) {
   SimClient* client = world().Connect();
-  Ask(client, "SET a x");
-  const cluster::Slot slot = cluster::SlotOf("a");
-  const int second = OtherThan(NodeOf("a").number());
-  cluster().BeginMigration(slot, second);
-  cluster().MigrateAllKeys(slot);
-  world().net()->faults()->connect_slow = 1;
-  world().net()->faults()->connect_slow_max = 200 * kMillisecond;
-  client->TakeReceived();
-  client->SendCommand("GET a");
-  world().RunFor(2 * kMillisecond);
-  world().net()->faults()->connect_slow = 0;
-  cluster().EndMigration(slot);
+  AskThatWaits(client);
   cluster().SpreadNews();
   for (int i = 0; i < 10; ++i) client->SendCommand("APPEND a y");
   client->SendCommand("GET a");
