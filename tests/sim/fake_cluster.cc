@@ -481,6 +481,7 @@ void FakeNode::ExecuteOnData(Connection* connection, absl::string_view name, con
         cluster_->truth_->owner[slot] == number_ || cluster_->MigrationTarget(slot) == number_;
     // Of a replica's reads: as far as it has followed.
     if (!IsPrimary()) execution.authoritative = true;
+    execution.asked_too_late = asked && cluster_->LeftLately(slot, number_);
     cluster_->observer_->OnExecuted(execution);
     if (!execution.authoritative && shape->write) cluster_->observer_->OnLost(id, key);
   }
@@ -822,6 +823,13 @@ std::vector<int> FakeCluster::Primaries() const {
 bool FakeCluster::CameBackLately(cluster::Slot slot) const {
   const Nanos came_back = moves_[slot].came_back;
   return came_back >= 0 && net_->now() - came_back < kLately;
+}
+
+bool FakeCluster::LeftLately(cluster::Slot slot, int node) const {
+  const auto& left = moves_[slot].left;
+  return std::any_of(left.begin(), left.end(), [&](const std::pair<int, Nanos>& each) {
+    return each.first == node && net_->now() - each.second < kLately;
+  });
 }
 
 void FakeCluster::NoteMove(Moves* moves, int from, int to) {

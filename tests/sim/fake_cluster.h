@@ -70,6 +70,9 @@ struct Execution {
   // primary that does not know yet that it was replaced.
   bool authoritative = true;
   bool asked = false;  // after ASKING
+  // After ASKING, but for an earlier move of the slot to this node: it has left since and is on its
+  // way back, so that keys that are still at the other node are missing.
+  bool asked_too_late = false;
   uint64_t connection = 0;
   absl::string_view command;  // upper case
   absl::string_view reply;    // of the whole command
@@ -280,6 +283,8 @@ class FakeCluster {
   void Uncover(cluster::Slot slot);
   // The slot has lately come back to a node that it had left not long before that.
   bool CameBackLately(cluster::Slot slot) const;
+  // The slot has lately left that node.
+  bool LeftLately(cluster::Slot slot, int node) const;
   // Everybody forgets the node, which serves no slots.
   void Forget(int number);
   // After Kill: at its old address or at another.

@@ -17,6 +17,9 @@ constexpr absl::string_view kOpNames[] = {
     "GET",  "SET",       "APPEND", "GETRANGE", "INCRBY", "EXPIRE", "RPUSH", "LPOP",
     "EVAL", "EVAL fail", "MSET",   "MGET",     "DEL",    "EXISTS", "PING",  "ECHO"};
 
+// A reply that lies in a slow network, or in a proxy that stalls, is not older than that.
+constexpr Nanos kReplyUnread = 5 * kSecond;
+
 uint64_t Hash(absl::string_view bytes) {
   uint64_t hash = 0xcbf29ce484222325 + bytes.size();
   for (const char c : bytes) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3;
@@ -99,6 +102,12 @@ void Oracle::OnAbandoned(uint64_t id) {
 
 void Oracle::OnExecuted(const Execution& execution) {
   ++executed_;
+  // A node that hangs, or a slow network, has held back what was sent after ASKING. Nobody can take
+  // it back, and no node can tell that it is meant for an earlier move.
+  if (execution.asked_too_late) {
+    if (execution.write) OnLost(0, execution.key);
+    history(execution.key).missing_until = net_->now() + kReplyUnread;
+  }
   if (execution.id == 0) {
     if (execution.command == "LPOP" && execution.reply[0] == '$' && execution.reply[1] != '-') {
       absl::string_view element;
@@ -352,6 +361,7 @@ void Oracle::CheckValue(uint64_t id, uint32_t key, const absl::string_view* valu
   }
   if (cluster_->keys()->name(key)[0] == 'd') return;  // deleted without an id
   if (old_reads_allowed_ && before != UINT32_MAX) return;
+  if (value == nullptr && before != UINT32_MAX && net_->now() < history(key).missing_until) return;
   const bool own = IsPrivate(key);
   const std::vector<uint64_t>& writes = history(key).writes;
   for (size_t i = writes.size(); i-- > 0;) {
@@ -382,12 +392,13 @@ void Oracle::CheckValue(uint64_t id, uint32_t key, const absl::string_view* valu
 // "17;23;…": tokens of its client, in order, none missing that was acknowledged.
 void Oracle::CheckTokens(uint64_t id, uint32_t key, absl::string_view text, uint32_t before) {
   const std::vector<uint64_t>& writes = history(key).writes;
+  const bool old =
+      (old_reads_allowed_ || net_->now() < history(key).missing_until) && before != UINT32_MAX;
   size_t next = 0;
   const auto skip_to = [&](uint64_t token) {
     for (; next < writes.size() && writes[next] != token; ++next) {
       const Request& missing = requests_[writes[next] - 1];
       if (missing.sequence >= before) break;
-      const bool old = old_reads_allowed_ && before != UINT32_MAX;
       if (missing.outcome == Outcome::kDone && !Lost(key, writes[next]) && !old) {
         Fail(absl::StrCat("an acknowledged append is missing: ", Describe(writes[next])), id);
         return;

@@ -104,6 +104,7 @@ class Oracle final : public ExecutionObserver {
     absl::flat_hash_set<uint64_t> lost;     // by the cluster
     absl::flat_hash_set<std::string> gone;  // elements that were popped
     bool any_lost = false;
+    Nanos missing_until = -1;  // who reads it may find nothing
   };
 
   void Fail(absl::string_view what, uint64_t id);

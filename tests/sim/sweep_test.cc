@@ -37,12 +37,14 @@ TEST(RegressionTest, WhatHasFailedDoesNotFailAgain) {
     uint32_t commands;
   };
   constexpr Failed kFailed[] = {
-      {87, 500},      // a failover beside a move
-      {212, 2000},    // not served two seconds after all was well
-      {313, 2000},    // the same
-      {2463, 10000},  // an unread command of a lost connection ran late
-      {2586, 10000},  // the same
-      {10189, 10000}  // a read that was to run again met a write that was queued already
+      {87, 500},       // a failover beside a move
+      {212, 2000},     // not served two seconds after all was well
+      {313, 2000},     // the same
+      {2463, 10000},   // an unread command of a lost connection ran late
+      {2586, 10000},   // the same
+      {10189, 10000},  // a read that was to run again met a write that was queued already
+      {15689, 10000},  // a hung node held a read after ASKING until the slot was to come once more
+      {30355, 10000}   // the same
   };
   for (const Failed& failed : kFailed) {
     const SimulationResult result =
