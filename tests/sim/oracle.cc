@@ -41,8 +41,6 @@ bool ReadBulk(absl::string_view frame, bool* null, absl::string_view* bytes) {
   return *null || (!frame.empty() && frame[0] == '$' && resp::ParseText(frame, bytes));
 }
 
-uint64_t ClientAndKey(uint32_t client, uint32_t key) { return uint64_t{client} << 32 | key; }
-
 bool Writes(Op op) {
   return op != Op::kGet && op != Op::kGetRange && op != Op::kMget && op != Op::kExists &&
          op != Op::kPing && op != Op::kEcho;
@@ -63,6 +61,13 @@ std::string Oracle::Describe(uint64_t id) const {
 
 void Oracle::Fail(absl::string_view what, uint64_t id) {
   net_->Fail(absl::StrCat(what, ": ", Describe(id)));
+}
+
+uint32_t& Oracle::History::last_write(uint32_t client) {
+  for (auto& [writer, sequence] : last_writes) {
+    if (writer == client) return sequence;
+  }
+  return last_writes.emplace_back(client, 0).second;
 }
 
 Oracle::History& Oracle::history(uint32_t key) {
@@ -135,7 +140,7 @@ void Oracle::OnExecuted(const Execution& execution) {
   if (request.outcome == Outcome::kNotExecuted && execution.write) {
     return Fail("executed, though the client was told that it was not", execution.id);
   }
-  uint32_t& last = last_write_[ClientAndKey(request.client, execution.key)];
+  uint32_t& last = history(execution.key).last_write(request.client);
   if (execution.write) {
     if (execution.authoritative && !request.forges_redirection) {
       // Nobody can end what lies unread at a node that hangs. If the slot leaves it meanwhile and

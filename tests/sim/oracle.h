@@ -14,9 +14,9 @@
 #include <deque>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/string_view.h"
@@ -104,6 +104,9 @@ class Oracle final : public ExecutionObserver {
     absl::flat_hash_set<uint64_t> lost;     // by the cluster
     absl::flat_hash_set<std::string> gone;  // elements that were popped
     bool any_lost = false;
+    // By client: the sequence number of its last write that ran. Most keys are of one client.
+    absl::InlinedVector<std::pair<uint32_t, uint32_t>, 1> last_writes;
+    uint32_t& last_write(uint32_t client);
     Nanos missing_until = -1;  // who reads it may find nothing
   };
 
@@ -127,10 +130,9 @@ class Oracle final : public ExecutionObserver {
   bool slots_move_ = true;
   bool old_reads_allowed_ = false;
   int redirects_max_ = 5;
-  std::deque<Request> requests_;                        // by id - 1
-  std::vector<uint32_t> sequences_;                     // by client: the last one
-  std::deque<History> histories_;                       // by key
-  absl::flat_hash_map<uint64_t, uint32_t> last_write_;  // client and key → sequence of the last run
+  std::deque<Request> requests_;     // by id - 1
+  std::vector<uint32_t> sequences_;  // by client: the last one
+  std::deque<History> histories_;    // by key
   uint32_t clients_ = 0;
   uint64_t answered_ = 0;
   uint64_t executed_ = 0;
