@@ -500,7 +500,7 @@ std::string FakeNode::Refusal(Connection* connection, bool write, absl::Span<con
   const bool missing = there < keys.size();
   const int owner = view_->owner[slot];
   if (owner < 0) return std::string(kNotServed);
-  if (cluster_down_) return std::string(kDown);
+  if (cluster_down_ || rejoining_) return std::string(kDown);
   const auto migrating = migrating_.find(slot);
   const bool importing = importing_.count(slot) != 0;
   if (owner == number_) {
@@ -692,6 +692,7 @@ void FakeNode::ApplyEffects(bool all) {
 }
 
 void FakeNode::AdoptView(std::shared_ptr<const ClusterView> view) {
+  rejoining_ = false;
   if (view == view_) return;
   const int before = view_ == nullptr ? -2 : view_->peers[number_].primary;
   view_ = std::move(view);
@@ -1054,6 +1055,7 @@ void FakeCluster::Restart(int number, bool elsewhere) {
     address.set_port(restarted->address().port());
   }
   restarted->Start(address);
+  restarted->rejoining_ = restarted->IsPrimary();
   net_->Trace("restart", static_cast<uint64_t>(number), elsewhere ? 1 : 0);
   if (!elsewhere) return;
   auto truth = CopyTruth();

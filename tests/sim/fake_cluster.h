@@ -216,6 +216,7 @@ class FakeNode final : public Listener::Observer {
   bool hold_replies_ = false;
   bool loading_ = false;
   bool cluster_down_ = false;
+  bool rejoining_ = false;  // a restarted primary that has not heard yet what it has missed
   bool primary_down_ = false;
   double garble_ = 0;
   size_t cut_after_ = 0;
