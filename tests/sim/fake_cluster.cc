@@ -184,6 +184,7 @@ void FakeNode::DropConnections() {
 
 void FakeNode::SetHung(bool hung) {
   net_->Trace(hung ? "hang" : "resume", static_cast<uint64_t>(number_));
+  if (hung && !hung_) hung_at_ = net_->now();
   hung_ = hung;
   if (hung || !alive()) {
     turn_.Stop();
@@ -198,6 +199,11 @@ void FakeNode::SetHung(bool hung) {
   turn_.SetNoLaterThan(net_->now());
   gossip_.SetNoLaterThan(net_->now() + net_->random()->Between(cluster_->options_.gossip_min,
                                                                cluster_->options_.gossip_max));
+}
+
+bool FakeNode::IsLately(Nanos when) const {
+  if (net_->now() - when < kLately) return true;
+  return hung_at_ - when < kLately && (hung_ || net_->now() - back_at_ < kLately);
 }
 
 void FakeNode::HoldReplies(bool hold) {
@@ -823,7 +829,8 @@ std::vector<int> FakeCluster::Primaries() const {
 
 bool FakeCluster::CameBackLately(cluster::Slot slot) const {
   const Nanos came_back = moves_[slot].came_back;
-  return came_back >= 0 && net_->now() - came_back < kLately;
+  const int owner = truth_->owner[slot];
+  return came_back >= 0 && owner >= 0 && nodes_[static_cast<size_t>(owner)]->IsLately(came_back);
 }
 
 bool FakeCluster::LeftLately(cluster::Slot slot, int node) const {
@@ -836,7 +843,7 @@ bool FakeCluster::LeftLately(cluster::Slot slot, int node) const {
 void FakeCluster::NoteMove(Moves* moves, int from, int to) {
   bool known = false;
   for (auto& [owner, when] : moves->left) {
-    if (owner == to && net_->now() - when < kLately) moves->came_back = net_->now();
+    if (owner == to && node(to)->IsLately(when)) moves->came_back = net_->now();
     if (owner != from) continue;
     when = net_->now();
     known = true;

@@ -115,6 +115,8 @@ class FakeNode final : public Listener::Observer {
   std::string HostPort() const { return address_.ToString(); }
   bool alive() const { return listener_ != nullptr; }
   bool hung() const { return hung_; }
+  // It may not have read yet what was sent to it before that time.
+  bool IsLately(Nanos when) const;
   // By its own view.
   bool IsPrimary() const { return view_->peers[number_].primary < 0; }
 
@@ -204,6 +206,7 @@ class FakeNode final : public Listener::Observer {
   std::shared_ptr<const ClusterView> view_;
   Nanos learned_at_ = 0;
   Nanos back_at_ = 0;                             // started, or not hung any more
+  Nanos hung_at_ = 0;                             // the last time it began to hang
   std::map<cluster::Slot, int> migrating_;        // to whom
   std::map<cluster::Slot, int> importing_;        // from whom
   std::shared_ptr<const ClusterView> text_view_;  // that text_ was made of
