@@ -205,10 +205,6 @@ class Runner {
       sessions_[completions_[i].token.index()]->OnCompletion(&completions_[i]);
       completions_[i].data = io::Slice();
     }
-    if (marks_taken_ != marks_wanted) {
-      marks_taken_ = marks_wanted;
-      Mark();
-    }
     // What was not asked for in time is not asked for later: a rate, not a debt.
     const double seconds = absl::ToDoubleSeconds(ring_->Now() - before);
     budget_ = std::min(budget_ + options_.rate * seconds, options_.rate * kBudgetSeconds);
@@ -216,6 +212,11 @@ class Runner {
     for (size_t i = 0; i < sessions_.size() && (options_.rate == 0 || budget_ >= 0); ++i) {
       next_ = (next_ + 1) % sessions_.size();
       budget_ -= static_cast<double>(sessions_[next_]->Advance());
+    }
+    // After what this turn sends: it bears the same time and is in flight by then.
+    if (marks_taken_ != marks_wanted) {
+      marks_taken_ = marks_wanted;
+      Mark();
     }
   }
 
