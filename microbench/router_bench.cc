@@ -18,6 +18,7 @@
 #include "cluster/router.h"
 #include "cluster/split.h"
 #include "cluster/topology.h"
+#include "microbench/rates.h"
 
 namespace {
 
@@ -37,11 +38,12 @@ void RunLookups(benchmark::State& state, const std::vector<std::string>& names) 
   const std::vector<std::string> sequence = Sequence(names);
   const Args views(sequence.begin(), sequence.end());
   size_t i = 0;
+  microbench::Rates rates(&state);
   for (auto _ : state) {
     benchmark::DoNotOptimize(cluster::FindCommand(views[i]));
     i = (i + 1) % kSequence;
   }
-  state.SetItemsProcessed(state.iterations());
+  rates.Report(1);
 }
 
 void BM_FindCommand_Get(benchmark::State& state) { RunLookups(state, {"GET"}); }
@@ -69,11 +71,13 @@ BENCHMARK(BM_FindCommand_Unknown);
 
 void BM_FindSubcommand(benchmark::State& state) {
   const cluster::CommandSpec& client = *cluster::FindCommand("CLIENT");
+  microbench::Rates rates(&state);
   for (auto _ : state) {
     absl::string_view name = "setname";
     benchmark::DoNotOptimize(name);
     benchmark::DoNotOptimize(cluster::FindSubcommand(client, name));
   }
+  rates.Report(1);
 }
 BENCHMARK(BM_FindSubcommand);
 
@@ -86,12 +90,14 @@ void BM_RouteGet(benchmark::State& state) {
   std::vector<std::string> keys(kSequence);
   for (std::string& key : keys) key = absl::StrCat("key:", random());
   size_t i = 0;
+  microbench::Rates rates(&state);
   for (auto _ : state) {
     const cluster::CommandSpec* command = nullptr;
     benchmark::DoNotOptimize(cluster::LookUpCommand("get", keys[i], 2, &command));
     benchmark::DoNotOptimize((*topology)->ShardFor(cluster::SlotOf(keys[i]))->primary);
     i = (i + 1) % kSequence;
   }
+  rates.Report(1);
 }
 BENCHMARK(BM_RouteGet);
 
@@ -99,10 +105,13 @@ void BM_FindKeyIndexes(benchmark::State& state, const std::string& request) {
   const Args args = absl::StrSplit(request, ' ');
   const cluster::CommandSpec& command = *cluster::FindCommand(args[0]);
   std::vector<uint32_t> indexes;
+  cluster::FindKeyIndexes(command, args, &indexes);
+  microbench::Rates rates(&state);
   for (auto _ : state) {
     benchmark::DoNotOptimize(cluster::FindKeyIndexes(command, args, &indexes));
     benchmark::DoNotOptimize(indexes.data());
   }
+  rates.Report(1);
 }
 BENCHMARK_CAPTURE(BM_FindKeyIndexes, mget, "MGET a b c d e f g h i j");
 BENCHMARK_CAPTURE(BM_FindKeyIndexes, eval, "EVAL script 2 a b c d");
@@ -115,19 +124,23 @@ void BM_PlanSplit(benchmark::State& state) {
   for (cluster::Slot& slot : slots)
     slot = static_cast<cluster::Slot>(random() % cluster::kSlotCount);
   cluster::SplitPlan plan;
+  cluster::PlanSplit(slots, &plan);
+  microbench::Rates rates(&state);
   for (auto _ : state) {
     cluster::PlanSplit(slots, &plan);
     benchmark::DoNotOptimize(plan.fragments.data());
   }
-  state.SetItemsProcessed(state.iterations() * state.range(0));
+  rates.Report(state.range(0));
 }
 BENCHMARK(BM_PlanSplit)->ArgName("keys")->Arg(2)->Arg(10)->Arg(16)->Arg(100)->Arg(10000);
 
 void BM_ParseErrorReply(benchmark::State& state, absl::string_view line) {
+  microbench::Rates rates(&state);
   for (auto _ : state) {
     benchmark::DoNotOptimize(line);
     benchmark::DoNotOptimize(cluster::ParseErrorReply(line));
   }
+  rates.Report(1, static_cast<int64_t>(line.size()));
 }
 BENCHMARK_CAPTURE(BM_ParseErrorReply, moved, "MOVED 3999 127.0.0.1:6381");
 BENCHMARK_CAPTURE(BM_ParseErrorReply, other,
@@ -147,10 +160,11 @@ void BM_ParseTopology(benchmark::State& state) {
                     ":6379@16379,node.example master - 0 1700000000000 ", i, " connected",
                     slots[static_cast<size_t>(i)], "\n");
   }
+  microbench::Rates rates(&state);
   for (auto _ : state) {
     benchmark::DoNotOptimize(cluster::Topology::FromNodesReply(text, {"10.0.0.1", 6379}));
   }
-  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(text.size()));
+  rates.Report(1, static_cast<int64_t>(text.size()));
 }
 BENCHMARK(BM_ParseTopology)->ArgName("nodes")->Arg(6)->Arg(1000)->Unit(benchmark::kMicrosecond);
 

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "microbench/rates.h"
 #include "resp/encoder.h"
 #include "resp/scanner.h"
 
@@ -89,13 +90,9 @@ Stream RandomReplies() {
   });
 }
 
-void SetRates(benchmark::State& state, const Stream& stream) {
-  state.SetItemsProcessed(state.iterations() * stream.frames);
-  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(stream.bytes.size()));
-}
-
 void ScanRequests(benchmark::State& state, const Stream& stream) {
   const resp::RequestLimits limits;
+  microbench::Rates rates(&state);
   for (auto _ : state) {
     resp::RequestScanner scanner;
     absl::string_view rest = stream.bytes;
@@ -108,10 +105,11 @@ void ScanRequests(benchmark::State& state, const Stream& stream) {
     }
     benchmark::DoNotOptimize(keys);
   }
-  SetRates(state, stream);
+  rates.Report(stream.frames, static_cast<int64_t>(stream.bytes.size()));
 }
 
 void ScanReplies(benchmark::State& state, const Stream& stream) {
+  microbench::Rates rates(&state);
   for (auto _ : state) {
     resp::ReplyScanner scanner;
     absl::string_view rest = stream.bytes;
@@ -124,7 +122,7 @@ void ScanReplies(benchmark::State& state, const Stream& stream) {
     }
     benchmark::DoNotOptimize(types);
   }
-  SetRates(state, stream);
+  rates.Report(stream.frames, static_cast<int64_t>(stream.bytes.size()));
 }
 
 const std::string kKey16(16, 'k');

@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "cluster/crc16_kernels.h"
 #include "cluster/slot.h"
+#include "microbench/rates.h"
 
 namespace {
 
@@ -40,12 +41,13 @@ template <typename Hash>
 void Run(benchmark::State& state, const Hash& hash) {
   const auto size = static_cast<size_t>(state.range(0));
   const Keys keys = size == 0 ? MakeKeys(60000, 4, 43) : MakeKeys(512, size, size);
+  microbench::Rates rates(&state);
   for (auto _ : state) {
     uint32_t sum = 0;
     for (const absl::string_view key : keys.views) sum += hash(key);
     benchmark::DoNotOptimize(sum);
   }
-  state.SetItemsProcessed(state.iterations() * static_cast<int64_t>(keys.views.size()));
+  rates.Report(static_cast<int64_t>(keys.views.size()), static_cast<int64_t>(keys.bytes.size()));
 }
 
 // key_bytes 0: random lengths from 4 to 43.
@@ -74,11 +76,13 @@ BENCHMARK(BM_SlotOf)->Apply(Lengths);
 
 void BM_SlotOfHashTag(benchmark::State& state) {
   const std::string key = "{user1000}.following";
+  microbench::Rates rates(&state);
   for (auto _ : state) {
     absl::string_view view = key;
     benchmark::DoNotOptimize(view);
     benchmark::DoNotOptimize(cluster::SlotOf(view));
   }
+  rates.Report(1, static_cast<int64_t>(key.size()));
 }
 BENCHMARK(BM_SlotOfHashTag);
 
