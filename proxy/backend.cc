@@ -265,7 +265,7 @@ void Backend::Enqueue(Request* request) {
   request->state = Request::State::kQueued;
   request->backend = this;
   if (request->client != nullptr) ++request->client->in_flight;
-  unsent_.push_back(request);
+  unsent_.Push(request);
   unsent_bytes_ += request->bytes.size();
   worker_->MarkDirty(this);
 }
@@ -279,7 +279,7 @@ void Backend::Flush() {
   while (!unsent_.empty() && pending_.size() + 2 <= PendingRing::kEntriesMax &&
          connection_.unsent_bytes() < kGivenBytesMax) {
     Request* request = unsent_.front();
-    unsent_.pop_front();
+    unsent_.Pop();
     unsent_bytes_ -= request->bytes.size();
     if (request->client == nullptr) {  // its client left before it was handed over
       worker_->requests()->Give(request);
@@ -330,12 +330,12 @@ PendingRing::Entry Backend::NextEntry(size_t bytes) const {
 void Backend::GiveBack(Request* request) {
   const Client* client = request->client;
   const cluster::Slot slot = request->slot;
-  std::deque<Request*> unsent;
-  unsent.swap(unsent_);
+  Fifo<Request*> unsent;
+  unsent.Swap(&unsent_);
   SettleOne(request, false, false);
   for (Request* behind : unsent) {
     if (behind->client != client || behind->slot != slot) {
-      unsent_.push_back(behind);
+      unsent_.Push(behind);
       continue;
     }
     unsent_bytes_ -= behind->bytes.size();
@@ -599,8 +599,8 @@ void Backend::Settle() {
 }
 
 void Backend::SettleUnsent() {
-  std::deque<Request*> unsent;
-  unsent.swap(unsent_);
+  Fifo<Request*> unsent;
+  unsent.Swap(&unsent_);
   unsent_bytes_ = 0;
   for (Request* request : unsent) SettleOne(request, false, false);
 }

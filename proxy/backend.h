@@ -20,6 +20,7 @@
 #include "io/buffer_pool.h"
 #include "io/connection.h"
 #include "io/timers.h"
+#include "proxy/fifo.h"
 #include "proxy/pending_ring.h"
 #include "proxy/request.h"
 #include "resp/encoder.h"
@@ -156,8 +157,8 @@ class Backend {
   io::Arena arena_;  // bytes of small requests
   resp::ReplyScanner scanner_;
 
-  PendingRing pending_;          // given to the connection; replies come in this order
-  std::deque<Request*> unsent_;  // not given to it yet
+  PendingRing pending_;    // given to the connection; replies come in this order
+  Fifo<Request*> unsent_;  // not given to it yet
   size_t unsent_bytes_ = 0;
   absl::Time progress_at_;  // a long reply moved on, or a slow command ended
   struct Waiter {

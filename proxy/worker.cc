@@ -276,13 +276,13 @@ void Worker::MarkRunnable(Client* client) {
 
 // Before new input: what came first is served first.
 void Worker::RunClients() {
-  std::vector<Client*> list;
-  list.swap(run_list_);
-  for (Client* client : list) {
+  at_hand_.swap(run_list_);
+  for (Client* client : at_hand_) {
     client->runnable = false;
     client->TakeRequests();
     MarkDirty(client);
   }
+  at_hand_.clear();
 }
 
 void Worker::WakeClient(Client* client) {
@@ -308,9 +308,8 @@ void Worker::WakeAllWaiting() {
 
 void Worker::WakeClients() {
   if (wake_list_.empty()) return;
-  std::vector<Client*> list;
-  list.swap(wake_list_);
-  for (Client* client : list) {
+  at_hand_.swap(wake_list_);
+  for (Client* client : at_hand_) {
     client->wake_wanted = false;
     dispatcher_.Wake(client);
     if (client->waiting > 0 &&
@@ -318,6 +317,7 @@ void Worker::WakeClients() {
       wake_timer_.Set(client->wake_at);
     }
   }
+  at_hand_.clear();
 }
 
 void Worker::WakeTimerFired(void* self) {

@@ -180,6 +180,7 @@ class Worker {
   std::vector<Backend*> dirty_backends_;
   std::vector<Client*> run_list_;
   std::vector<Client*> wake_list_;
+  std::vector<Client*> at_hand_;  // those of one of the two whose turn it is
   std::vector<Client*> waiting_list_;
   io::Timer wake_timer_;
   static void WakeTimerFired(void* self);
