@@ -1,6 +1,7 @@
 #include "proxy/client.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -184,7 +185,7 @@ void Client::ClearInput() {
 
 void Client::KeepPartial(const io::Slice& piece) {
   const size_t expected = scanner_.frame_bytes() + scanner_.bytes_missing();
-  partial_.Append(KeepBytes(piece.buffer(), piece.bytes(), expected >= 4 * kCopyBytes));
+  AppendPiece(piece.buffer(), piece.bytes(), expected >= 4 * kCopyBytes, &partial_);
   if (!authenticated_ && partial_.size() > kUnauthenticatedInputMax) return BeginClose();
   if (scanner_.bytes_missing() > input_bytes_ + kLargeRequestBytes) {
     connection_.ExpectLarge(scanner_.bytes_missing() - input_bytes_);
@@ -202,6 +203,26 @@ io::Slice Client::KeepBytes(const io::BufferRef& buffer, absl::string_view piece
   return arena_.Copy(piece);
 }
 
+// More of a message that arrives in pieces. Two small ones are brought together if they are not
+// neighbours already: several slices would be memory from the heap, and a copy for each look at
+// what lies across their border.
+void Client::AppendPiece(const io::BufferRef& buffer, absl::string_view piece, bool part_of_large,
+                         io::Rope* message) {
+  io::Slice kept = KeepBytes(buffer, piece, part_of_large);
+  const size_t bytes = message->size() + kept.size();
+  if (message->slices().size() == 1 && bytes < kCopyBytes &&
+      !message->slices()[0].IsFollowedBy(kept)) {
+    const io::Slice first = message->slices()[0];
+    worker_->stats()->payload_bytes_copied.Add(first.size());
+    char* out = arena_.Reserve(bytes);
+    memcpy(out, first.data(), first.size());
+    memcpy(out + first.size(), kept.data(), kept.size());
+    message->Clear();
+    kept = arena_.Commit(bytes);
+  }
+  message->Append(std::move(kept));
+}
+
 void Client::TakeFrame(const io::Slice& last_piece) {
   if (scanner_.arg_count() == 0) {
     partial_.Clear();
@@ -212,7 +233,7 @@ void Client::TakeFrame(const io::Slice& last_piece) {
     frame = std::move(partial_);
     partial_ = io::Rope();
     // A last small piece is as good as copied: only large frames keep references.
-    frame.Append(KeepBytes(last_piece.buffer(), last_piece.bytes(), frame.size() >= kCopyBytes));
+    AppendPiece(last_piece.buffer(), last_piece.bytes(), frame.size() >= kCopyBytes, &frame);
   } else {
     frame.Append(last_piece);
   }
@@ -339,6 +360,7 @@ void Client::TakeSplit(const cluster::CommandSpec& command, const resp::Pieces& 
   auto fragments = std::make_unique<Fragments>();
   fragments->keys_with_values = pairs;
   std::vector<cluster::Slot> slots;
+  slots.reserve(args.views().size());
   for (size_t i = 1; i < args.views().size(); i += pairs ? 2 : 1) {
     slots.push_back(cluster::SlotOf(args.views()[i]));
   }
@@ -429,7 +451,7 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
     request->streaming = !complete;
     worker_->MarkDirty(this);
   } else {
-    request->reply.Append(KeepBytes(buffer, piece, large));
+    AppendPiece(buffer, piece, large, &request->reply);
     reply_bytes_ += piece.size();
   }
   if (complete) return Finish(request);

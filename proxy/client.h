@@ -160,6 +160,8 @@ class Client {
   void OnProtocolError(absl::string_view error);
   void OnErrorReply(Request* request, Backend* backend, absl::string_view last_piece);
   io::Slice KeepBytes(const io::BufferRef& buffer, absl::string_view piece, bool part_of_large);
+  void AppendPiece(const io::BufferRef& buffer, absl::string_view piece, bool part_of_large,
+                   io::Rope* message);
   void SendStored(Request* request);
   void DropReply(Request* request);
   void Finish(Request* request);
