@@ -22,6 +22,8 @@ class ArgList {
   // The pieces' bytes live as long as the views.
   explicit ArgList(const resp::Pieces& pieces) {
     resp::ArgReader reader(pieces);
+    views_.reserve(static_cast<size_t>(reader.count()));
+    positions_.reserve(static_cast<size_t>(reader.count()));
     resp::ArgPosition position;
     size_t piece = 0;  // that the argument begins in: there may be very many of both
     uint64_t piece_begin = 0;
