@@ -239,7 +239,7 @@ class OutputSink final : public spdlog::sinks::sink {
   void Flush() {
     if (buffer_.empty()) return;
     // A line that was begun has to be ended before the next.
-    if (line_broken_) buffer_.insert(0, "\n");
+    if (line_broken_) buffer_.insert(buffer_.begin(), '\n');
     TellDropped();
     size_t done = 0;
     while (done < buffer_.size()) {
