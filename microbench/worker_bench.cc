@@ -24,7 +24,7 @@
 namespace {
 
 constexpr int kClients = 16;
-constexpr int kWarmUpRounds = 50;
+constexpr int kWarmUpRounds = 200;
 constexpr size_t kValueBytes = 64;
 
 std::string Key(int client, int number) { return absl::StrCat("key:", client, ":", number); }
@@ -96,7 +96,7 @@ void BM_WorkerTurn(benchmark::State& state, absl::string_view name) {
       bytes += pipeline.size();
       rig.SetPipeline(client, std::move(pipeline), static_cast<uint32_t>(depth));
     }
-    if (!rig.Round()) return state.SkipWithError(rig.failure().c_str());
+    if (!rig.WarmUp(1)) return state.SkipWithError(rig.failure().c_str());
   }
   Run(state, &rig, bytes);
 }
@@ -115,7 +115,7 @@ void BM_WorkerTurn_Split(benchmark::State& state, absl::string_view name) {
       bytes += command.size();
       rig.SetPipeline(client, std::move(command), 1);
     }
-    if (!rig.Round()) return state.SkipWithError(rig.failure().c_str());
+    if (!rig.WarmUp(1)) return state.SkipWithError(rig.failure().c_str());
   }
   Run(state, &rig, bytes);
 }
