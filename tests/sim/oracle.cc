@@ -109,9 +109,12 @@ void Oracle::OnExecuted(const Execution& execution) {
   ++executed_;
   // A node that hangs, or a slow network, has held back what was sent after ASKING. Nobody can take
   // it back, and no node can tell that it is meant for an earlier move.
-  if (execution.asked_too_late) {
-    if (execution.write) OnLost(0, execution.key);
-    history(execution.key).missing_until = net_->now() + kReplyUnread;
+  if (execution.asked_too_late && execution.write) OnLost(0, execution.key);
+  // Nor does a primary know, when it goes on after a pause, that it was replaced meanwhile; who has
+  // not heard of that from others may well ask it. (CheckTopology: who has heard must not.)
+  const bool deposed = !execution.authoritative && !execution.write;
+  if (execution.asked_too_late || deposed) {
+    history(execution.key).old_reads_until = net_->now() + kReplyUnread;
   }
   if (execution.id == 0) {
     if (execution.command == "LPOP" && execution.reply[0] == '$' && execution.reply[1] != '-') {
@@ -365,8 +368,7 @@ void Oracle::CheckValue(uint64_t id, uint32_t key, const absl::string_view* valu
     }
   }
   if (cluster_->keys()->name(key)[0] == 'd') return;  // deleted without an id
-  if (old_reads_allowed_ && before != UINT32_MAX) return;
-  if (value == nullptr && before != UINT32_MAX && net_->now() < history(key).missing_until) return;
+  if (OldReadsAllowed(key) && before != UINT32_MAX) return;
   const bool own = IsPrivate(key);
   const std::vector<uint64_t>& writes = history(key).writes;
   for (size_t i = writes.size(); i-- > 0;) {
@@ -397,8 +399,7 @@ void Oracle::CheckValue(uint64_t id, uint32_t key, const absl::string_view* valu
 // "17;23;…": tokens of its client, in order, none missing that was acknowledged.
 void Oracle::CheckTokens(uint64_t id, uint32_t key, absl::string_view text, uint32_t before) {
   const std::vector<uint64_t>& writes = history(key).writes;
-  const bool old =
-      (old_reads_allowed_ || net_->now() < history(key).missing_until) && before != UINT32_MAX;
+  const bool old = OldReadsAllowed(key) && before != UINT32_MAX;
   size_t next = 0;
   const auto skip_to = [&](uint64_t token) {
     for (; next < writes.size() && writes[next] != token; ++next) {

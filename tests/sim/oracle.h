@@ -107,7 +107,7 @@ class Oracle final : public ExecutionObserver {
     // By client: the sequence number of its last write that ran. Most keys are of one client.
     absl::InlinedVector<std::pair<uint32_t, uint32_t>, 1> last_writes;
     uint32_t& last_write(uint32_t client);
-    Nanos missing_until = -1;  // who reads it may find nothing
+    Nanos old_reads_until = -1;  // by no fault of the proxy
   };
 
   void Fail(absl::string_view what, uint64_t id);
@@ -122,6 +122,9 @@ class Oracle final : public ExecutionObserver {
   void CheckTokens(uint64_t id, uint32_t key, absl::string_view text, uint32_t before);
   History& history(uint32_t key);
   bool IsPrivate(uint32_t key) const { return cluster_->keys()->name(key)[0] != 'S'; }
+  bool OldReadsAllowed(uint32_t key) {
+    return old_reads_allowed_ || net_->now() < history(key).old_reads_until;
+  }
   bool Lost(uint32_t key, uint64_t id) { return history(key).lost.contains(id); }
 
   SimNet* const net_;
