@@ -1,22 +1,18 @@
-"""tools/latency and tools/compare: what is planted is found, and what is measured is what was there."""
+"""latency: what is planted is found, and what is measured was there."""
 
 import itertools
 import json
 import os
-import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import xml.etree.ElementTree
 
 from fake_node import Cut, array, bulk, error, integer, simple
-from harness import (BINARY, BUILD, ROOT, SERVER, FakeCluster, key_slot, require_server, seconds,
-                     time, unittest)
+from harness import BUILD, FakeCluster, key_slot, seconds, time, unittest
 
 LATENCY = os.path.join(BUILD, "latency")
-COMPARE = os.path.join(ROOT, "tools", "compare")
 
 
 def run(*command):
@@ -40,7 +36,7 @@ class LatencyTestCase(unittest.TestCase):
         """The JSON's targets by name, and what was printed."""
         path = os.path.join(self.directory, "json")
         result = run(LATENCY, *(targets or ["--target", "node=" + self.node.address]),
-                     "--clients", "3", "--keys", "60", "--rounds", "2", "--seconds", "0.3",
+                     "--clients", "3", "--keys", "60", "--rounds", "2", "--seconds", "0.2",
                      "--warm-up", "0.05", "--json", path, *flags)
         self.assertEqual(result.returncode, exit_code, result.stdout + result.stderr)
         with open(path, encoding="utf-8") as file:
@@ -61,10 +57,10 @@ class MeasuringTest(LatencyTestCase):
                       ["--mix", "get,del", "--prefill", "0", "--resp", "3"]):
             with self.subTest(flags=flags):
                 self.node.data.clear()
-                target = self.measure_one(*flags)
+                target = self.measure_one(*flags, "--rounds", "1")
                 self.assertEqual((target["wrong"], target["errors"], target["failure"]),
                                  (0, {}, None))
-                self.assertEqual(len(target["rounds"]), 2)
+                self.assertEqual(len(target["rounds"]), 1)
                 self.assertGreater(target["recorded"], 20)
                 self.assertLessEqual(target["recorded"], target["requests"])
 
@@ -81,9 +77,12 @@ class MeasuringTest(LatencyTestCase):
         shares = [share for share, _ in target["distribution"]]
         times = [ms for _, ms in target["distribution"]]
         self.assertEqual((shares, times), (sorted(shares), sorted(times)))
-        # Clients without a pipeline are each in one request at any time (Little's law).
+        # Three clients without a pipeline: about three requests are in flight at any time, and that
+        # is rate × time (Little's law). What the machine does at a window's ends disturbs it.
         for each in target["rounds"]:
-            self.assertLess(each["mean_ms"] * each["requests_per_second"], 3.0 * 1000 * 1.1)
+            in_flight = each["mean_ms"] / 1000 * each["requests_per_second"]
+            self.assertGreater(in_flight, 0.5)
+            self.assertLess(in_flight, 4.5)
 
     def test_processor_time_is_of_the_process_that_listens(self):
         target = self.measure_one("--mix", "get")
@@ -190,18 +189,19 @@ class OpenLoopTest(LatencyTestCase):
 
     def test_a_target_that_cannot_keep_up_is_named(self):
         self.node.on("GET", lambda _, args: time.sleep(0.005))
-        found, text = self.measure(*self.flags("--rate", "500"))
+        found, text = self.measure(*self.flags("--rate", "500", "--seconds", "0.8"))
         target = found["node"]
         self.assertIs(target["kept_up"], False)
         self.assertLess(target["median"]["answered_share"], 0.5)
         self.assertIn("node: did not keep up", text)
-        target = self.measure_one(*self.flags("--rate", "500", "--pipeline", "2"))
+        target = self.measure_one(
+            *self.flags("--rate", "500", "--seconds", "0.8", "--pipeline", "1"))
         self.assertGreater(target["unanswered"], 0)
         # Also those that were never sent.
-        self.assertAlmostEqual(target["recorded"], 750, delta=5)
+        self.assertAlmostEqual(target["recorded"], 400, delta=5)
 
     def test_a_target_that_keeps_up_is_not(self):
-        found, text = self.measure(*self.flags("--rate", "100"))
+        found, text = self.measure(*self.flags("--rate", "100", "--seconds", "1"))
         self.assertIs(found["node"]["kept_up"], True)
         self.assertNotIn("keep up", text)
 
@@ -287,7 +287,8 @@ class CommandLineTest(LatencyTestCase):
                       target + ["--distribution", "normal"], target + ["--value-bytes", "7"],
                       target + ["--value-bytes", "9..8"], target + ["--resp", "4"],
                       target + ["--rounds", "0"], target + ["--seconds", "0"],
-                      target + ["--prefill", "yes"], target + ["--timeout", "0"], target + ["x"], []):
+                      target + ["--prefill", "yes"], target + ["--timeout", "0"],
+                      target + ["x"], []):
             with self.subTest(flags=flags):
                 result = run(LATENCY, *flags)
                 self.assertEqual((result.returncode, result.stdout), (2, ""))
@@ -319,59 +320,6 @@ class CommandLineTest(LatencyTestCase):
                      "1", "--seconds", "0.1", "--json", self.directory)
         self.assertEqual(result.returncode, 2)
         self.assertIn("Is a directory", result.stderr)
-
-
-class CompareTest(unittest.TestCase):
-    def setUp(self):
-        require_server()
-        self.directory = tempfile.mkdtemp(prefix="rcproxy-compare-")
-        self.addCleanup(shutil.rmtree, self.directory)
-        self.compare = [sys.executable, COMPARE, "--build", BUILD, "--rcproxy", BINARY, "--server",
-                        SERVER, "--quick"]
-
-    def test_quick(self):
-        loads = ["mget 10", "fixed rate"]
-        result = run(*self.compare, "--output", self.directory, "--rate", "200",
-                     *(word for load in loads for word in ("--only", load)),
-                     "--spawn", "second=%s --addr 127.0.0.1:{port} --startup-nodes {nodes}" % BINARY)
-        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
-        for load in loads:
-            self.assertRegex(result.stdout, r"(?m)^\| %s \| rcproxy \| [0-9]" % load)
-        names = ["rcproxy", "second", "redis", "direct"]
-        for name in names:
-            self.assertEqual(len(re.findall(r"(?m)^\|[^|]*\| %s \|" % name, result.stdout)), 2)
-        with open(os.path.join(self.directory, "report.md"), encoding="utf-8") as file:
-            self.assertIn(file.read(), result.stdout)
-        with open(os.path.join(self.directory, "results.json"), encoding="utf-8") as file:
-            results = json.load(file)
-        self.assertEqual(list(results), loads)
-        for load, measured in results.items():
-            self.assertEqual([target["name"] for target in measured["targets"]], names)
-            self.assertTrue(os.path.exists(os.path.join(
-                self.directory, load.replace(" ", "-") + ".html")))
-            proxy, second, _, direct = measured["targets"]
-            # The nodes behind the proxies are found by their connections.
-            self.assertEqual(len(direct["servers_pids"]), 3)
-            for each in (proxy, second):
-                self.assertEqual(sorted(each["servers_pids"]), sorted(direct["servers_pids"]))
-                self.assertGreater(each["median"]["target_cpu_us"], 0)
-                self.assertGreater(each["median"]["servers_cpu_us"], 0)
-            for target in measured["targets"]:
-                for pid in target["pids"] + target["servers_pids"]:
-                    self.assertFalse(os.path.exists("/proc/%d" % pid), target)
-
-    def test_what_cannot_be_started_is_named(self):
-        result = run(*self.compare, "--spawn", "x=false")
-        self.assertEqual((result.returncode, len(result.stderr.splitlines())), (2, 1), result.stderr)
-        self.assertEqual(result.stderr, "tools/compare: --spawn: x ended: no output\n")
-
-    def test_bad_flags(self):
-        for flags in (["--spawn", "x"], ["--peer", "x"], ["--threads", "0"], ["--only", "x"],
-                      ["--latency", "/nowhere"], ["x"]):
-            with self.subTest(flags=flags):
-                result = run(*self.compare, *flags)
-                self.assertEqual(result.returncode, 2, result.stdout)
-                self.assertIn(flags[0], result.stderr.splitlines()[-1])
 
 
 if __name__ == "__main__":

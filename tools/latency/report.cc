@@ -307,8 +307,8 @@ class Plot {
       most_ = std::max(most_, static_cast<double>(latencies.max()));
     }
     if (most_ == 0) least_ = most_ = 1e6;
-    floor_ = std::floor(std::log10(least_));
-    ceiling_ = std::max(std::ceil(std::log10(most_)), floor_ + 1);
+    floor_ = std::log10(StepDown(least_));
+    ceiling_ = std::log10(StepUp(std::max(most_, 2 * least_)));
     AddGrid();
     size_t number = 0;
     for (const auto& target : targets) AddCurve(*target, number++);
@@ -328,6 +328,15 @@ class Plot {
   static constexpr int kTop = 20;
   static constexpr int kBottom = 60;
 
+  // The nearest of 1, 2, 5, 10, 20, … that is not more, or not less.
+  static double StepDown(double value) {
+    const double ten = std::pow(10, std::floor(std::log10(value)));
+    return value >= 5 * ten ? 5 * ten : value >= 2 * ten ? 2 * ten : ten;
+  }
+  static double StepUp(double value) {
+    const double step = StepDown(value);
+    return step >= value ? step : StepDown(2.5 * step);
+  }
   double X(double share, double beyond_min) const {
     const double position = -std::log10(std::max(1 - share, beyond_min)) / decades_;
     return kLeft + std::min(position, 1.0) * (kWidth - kLeft - kRight);
@@ -347,21 +356,21 @@ class Plot {
   }
 
   void AddGrid() {
-    for (int decade = 0; decade <= static_cast<int>(decades_); ++decade) {
+    const int last = static_cast<int>(decades_);
+    for (int decade = 0; decade <= last; ++decade) {
       const double beyond = std::pow(10, -decade);
       const double x = X(1 - beyond, beyond);
       Line(x, kTop, x, kHeight - kBottom);
-      Label(x, kHeight - kBottom + 20, "middle",
+      Label(x, kHeight - kBottom + 20, decade == last ? "end" : "middle",
             decade == 0 ? "0"
                         : absl::StrFormat("%.*f %%", std::max(decade - 2, 0), 100 - 100 * beyond));
     }
-    for (double decade = floor_; decade <= ceiling_; ++decade) {
-      for (int digit = 1; digit <= (decade < ceiling_ ? 9 : 1); ++digit) {
-        const double ns = digit * std::pow(10, decade);
-        const bool labelled = digit == 1 || digit == 2 || digit == 5;
-        if (labelled || ceiling_ - floor_ < 3) Line(kLeft, Y(ns), kWidth - kRight, Y(ns));
-        if (labelled) Label(kLeft - 8, Y(ns) + 4, "end", absl::StrFormat("%g ms", ns / 1e6));
-      }
+    const double end = 1.01 * std::pow(10, ceiling_);
+    double ns = std::pow(10, floor_);
+    while (ns < end) {
+      Line(kLeft, Y(ns), kWidth - kRight, Y(ns));
+      Label(kLeft - 8, Y(ns) + 4, "end", absl::StrFormat("%g ms", ns / 1e6));
+      ns = StepUp(1.01 * ns);
     }
     Label((kLeft + kWidth - kRight) / 2.0, kHeight - 12, "middle",
           "share of requests that took no longer");
@@ -391,7 +400,7 @@ class Plot {
   double decades_ = 1;  // of 1 / (1 - share)
   double least_ = 1e15;
   double most_ = 0;
-  double floor_ = 0;  // powers of ten of the ends of the axis of latency
+  double floor_ = 0;  // logarithms of the ends of the axis of latency, in ns
   double ceiling_ = 0;
   std::string body_;
 };

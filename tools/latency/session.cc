@@ -9,6 +9,12 @@
 #include "absl/strings/str_cat.h"
 
 namespace latency {
+namespace {
+
+// What was written is moved on in pieces that fit into an arena's block.
+constexpr size_t kTextBytesMax = 16 << 10;
+
+}  // namespace
 
 Session::Session(io::Ring* ring, io::Arena* arena, const Workload* workload,
                  const KeySequence* keys, Owner* owner, const Options& options)
@@ -46,6 +52,7 @@ void Session::Start(int64_t intended) {
   const Op& what = workload_->ops()[op];
   request->replies = workload_->Write(what, *keys_, position_, options_.apart, &random_, this);
   position_ += what.keys;
+  if (output_.size() >= kTextBytesMax) SendText();
 }
 
 void Session::StartFill(uint32_t key) {

@@ -170,7 +170,7 @@ absl::Status Target::AskCluster() {
 
 absl::Status Target::Open(io::Ring* ring, io::Arena* arena, uint32_t index) {
   if (spec_.cluster) {
-    const absl::Status status = AskCluster();
+    absl::Status status = AskCluster();
     if (!status.ok()) return status;
   } else {
     parts_.push_back({.address = spec_.address, .keys = {}});

@@ -186,6 +186,7 @@ absl::StatusOr<std::vector<KeySequence>> MakeSequences(
     if (sequence.size() == count) ++full;
   }
   std::vector<KeySequence> result;
+  result.reserve(sequences.size());
   for (std::vector<uint32_t>& sequence : sequences) result.emplace_back(std::move(sequence));
   return result;
 }
