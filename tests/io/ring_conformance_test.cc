@@ -432,6 +432,9 @@ TEST_P(RingConformanceTest, RecvIntoNeedsNoBuffersOfTheGroups) {
   server()->RecvInto(into, other.server, memory, 5);
   EXPECT_EQ(AwaitResult(server(), into), 5);
   EXPECT_EQ(std::string(memory, 5), "hello");
+  // Its bytes are the kernel's until the send is over.
+  client()->Shutdown(client().NewToken(OpKind::kShutdown), pair.client, SHUT_RDWR);
+  RunUntil([&] { return flood.done(); }, {&flood});
 }
 
 // One wake-up may take many buffers of one socket, before any handler could say stop.
@@ -660,6 +663,9 @@ TEST_P(RingConformanceTest, OneGroupWithoutBuffersLeavesTheOtherAlone) {
   RunUntil([&] { return backend.received().size() == text.size(); }, {&backend, &sender});
   EXPECT_TRUE(backend.received() == text);
   EXPECT_EQ(server()->FreeBufferShare(BufferGroup::kClients), 0);
+  // Its bytes are the kernel's until the send is over.
+  client()->Shutdown(client().NewToken(OpKind::kShutdown), flooded.client, SHUT_RDWR);
+  RunUntil([&] { return flood.done(); }, {&flood});
 }
 
 TEST_P(RingConformanceTest, ManySocketsShareFewBuffersAndAllGetTheirInput) {
