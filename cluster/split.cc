@@ -8,61 +8,52 @@
 #include "resp/views.h"
 
 namespace cluster {
-
 namespace {
 
 // Up to so many keys, a search over the fragments costs less than the table of slots.
 constexpr size_t kSearchedKeysMax = 16;
 constexpr uint16_t kNoFragment = 0xffff;
 
+uint32_t AddFragment(Slot slot, SplitPlan* plan) {
+  plan->fragments.emplace_back().slot = slot;
+  return static_cast<uint32_t>(plan->fragments.size() - 1);
+}
+
 }  // namespace
 
-void SplitPlan::Clear() {
-  for (SplitFragment& fragment : fragments) {
-    fragment.keys.clear();
-    spare_keys_.push_back(std::move(fragment.keys));
+uint32_t SplitPlanner::Search(Slot slot, SplitPlan* plan) {
+  for (size_t i = 0; i < plan->fragments.size(); ++i) {
+    if (plan->fragments[i].slot == slot) return static_cast<uint32_t>(i);
   }
-  fragments.clear();
-  fragment_of_key.clear();
+  return AddFragment(slot, plan);
 }
 
-uint32_t SplitPlan::AddFragment(Slot slot) {
-  SplitFragment& fragment = fragments.emplace_back();
-  fragment.slot = slot;
-  if (!spare_keys_.empty()) {
-    fragment.keys = std::move(spare_keys_.back());
-    spare_keys_.pop_back();
-  }
-  return static_cast<uint32_t>(fragments.size() - 1);
-}
-
-uint32_t SplitPlan::SearchFragment(Slot slot) {
-  for (size_t i = 0; i < fragments.size(); ++i) {
-    if (fragments[i].slot == slot) return static_cast<uint32_t>(i);
-  }
-  return AddFragment(slot);
-}
-
-uint32_t SplitPlan::LookUpFragment(Slot slot) {
+uint32_t SplitPlanner::LookUp(Slot slot, SplitPlan* plan) {
   uint16_t& entry = fragment_of_slot_[slot];
-  if (entry == kNoFragment) entry = static_cast<uint16_t>(AddFragment(slot));
+  if (entry == kNoFragment) entry = static_cast<uint16_t>(AddFragment(slot, plan));
   return entry;
 }
 
-void PlanSplit(absl::Span<const Slot> slots, SplitPlan* plan) {
+void SplitPlanner::Plan(absl::Span<const Slot> slots, SplitPlan* plan) {
   plan->Clear();
   plan->fragment_of_key.reserve(slots.size());
   const bool search = slots.size() <= kSearchedKeysMax;
-  if (!search) plan->fragment_of_slot_.resize(kSlotCount, kNoFragment);
-  for (size_t key = 0; key < slots.size(); ++key) {
-    const uint32_t fragment =
-        search ? plan->SearchFragment(slots[key]) : plan->LookUpFragment(slots[key]);
-    plan->fragments[fragment].keys.push_back(static_cast<uint32_t>(key));
+  if (!search) fragment_of_slot_.resize(kSlotCount, kNoFragment);
+  for (const Slot slot : slots) {
+    const uint32_t fragment = search ? Search(slot, plan) : LookUp(slot, plan);
+    ++plan->fragments[fragment].key_count;
     plan->fragment_of_key.push_back(fragment);
   }
-  if (search) return;
-  for (const SplitFragment& fragment : plan->fragments) {
-    plan->fragment_of_slot_[fragment.slot] = kNoFragment;
+  uint32_t first = 0;
+  for (SplitFragment& fragment : plan->fragments) {
+    if (!search) fragment_of_slot_[fragment.slot] = kNoFragment;
+    fragment.first_key = first;
+    first += std::exchange(fragment.key_count, 0);
+  }
+  plan->keys.resize(slots.size());
+  for (uint32_t key = 0; key < slots.size(); ++key) {
+    SplitFragment& fragment = plan->fragments[plan->fragment_of_key[key]];
+    plan->keys[fragment.first_key + fragment.key_count++] = key;
   }
 }
 

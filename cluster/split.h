@@ -18,28 +18,39 @@ namespace cluster {
 
 struct SplitFragment {
   Slot slot = 0;
-  // Numbers of the keys (0 = the request's first key) in request order.
-  std::vector<uint32_t> keys;
+  // Its keys: a range of SplitPlan::keys.
+  uint32_t first_key = 0;
+  uint32_t key_count = 0;
 };
 
 struct SplitPlan {
   std::vector<SplitFragment> fragments;   // in the order of their first keys
-  std::vector<uint32_t> fragment_of_key;  // by key number
+  std::vector<uint32_t> fragment_of_key;  // by key number (0 = the request's first key)
+  std::vector<uint32_t> keys;             // numbers, fragment by fragment, each in request order
 
- private:
-  friend void PlanSplit(absl::Span<const Slot> slots, SplitPlan* plan);
-  void Clear();
-  uint32_t AddFragment(Slot slot);
-  // The slot's fragment, added if there is none: by search, or by the table of slots.
-  uint32_t SearchFragment(Slot slot);
-  uint32_t LookUpFragment(Slot slot);
-
-  std::vector<std::vector<uint32_t>> spare_keys_;  // memory of former fragments
-  std::vector<uint16_t> fragment_of_slot_;         // empty until needed; outside PlanSplit no entry
+  absl::Span<const uint32_t> KeysOf(const SplitFragment& fragment) const {
+    return absl::MakeConstSpan(keys).subspan(fragment.first_key, fragment.key_count);
+  }
+  void Clear() {
+    fragments.clear();
+    fragment_of_key.clear();
+    keys.clear();
+  }
 };
 
-// Groups the keys by slot. `slots` has one entry per key, in request order. Reuses *plan's memory.
-void PlanSplit(absl::Span<const Slot> slots, SplitPlan* plan);
+// Groups keys by slot. One for many plans: it keeps a table of slots.
+class SplitPlanner {
+ public:
+  // `slots` has one entry per key, in request order. Replaces *plan, in its memory.
+  void Plan(absl::Span<const Slot> slots, SplitPlan* plan);
+
+ private:
+  // The slot's fragment, added if there is none: by search, or by the table of slots.
+  uint32_t Search(Slot slot, SplitPlan* plan);
+  uint32_t LookUp(Slot slot, SplitPlan* plan);
+
+  std::vector<uint16_t> fragment_of_slot_;  // empty until needed; outside Plan no entry
+};
 
 // Merges the fragments' error or status lines and integers.
 class MergedStatus {

@@ -123,11 +123,12 @@ void BM_PlanSplit(benchmark::State& state) {
   std::vector<cluster::Slot> slots(static_cast<size_t>(state.range(0)));
   for (cluster::Slot& slot : slots)
     slot = static_cast<cluster::Slot>(random() % cluster::kSlotCount);
+  cluster::SplitPlanner planner;
   cluster::SplitPlan plan;
   cluster::PlanSplit(slots, &plan);
   microbench::Rates rates(&state);
   for (auto _ : state) {
-    cluster::PlanSplit(slots, &plan);
+    planner.Plan(slots, &plan);
     benchmark::DoNotOptimize(plan.fragments.data());
   }
   rates.Report(state.range(0));

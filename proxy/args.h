@@ -6,9 +6,9 @@
 // searched; the common ones get by with what the scanner recorded.
 
 #include <cstdint>
-#include <deque>
+#include <forward_list>
 #include <string>
-#include <vector>
+#include <utility>
 
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/string_view.h"
@@ -36,8 +36,8 @@ class ArgList {
       absl::string_view view = resp::ViewAt(
           pieces.subspan(piece), {position.offset - piece_begin, position.length}, &copy);
       if (!copy.empty()) {
-        copies_.push_back(std::move(copy));
-        view = copies_.back();
+        copies_.push_front(std::move(copy));
+        view = copies_.front();
       }
       views_.push_back(view);
     }
@@ -56,7 +56,7 @@ class ArgList {
  private:
   absl::InlinedVector<absl::string_view, 8> views_;
   absl::InlinedVector<resp::ArgPosition, 8> positions_;
-  std::deque<std::string> copies_;  // arguments that lie in several pieces
+  std::forward_list<std::string> copies_;  // arguments that lie in several pieces
 };
 
 }  // namespace proxy

@@ -22,6 +22,8 @@ constexpr size_t kLargeReplyBytes = 64 << 10;
 // Requests are given to the connection only while less than this waits there: what was not given to
 // it can still be taken back.
 constexpr size_t kGivenBytesMax = 1 << 20;
+// So many replies ahead, the request of a reply is asked for.
+constexpr size_t kPrefetched = 3;
 // A handshake is quick or the node is not well.
 constexpr absl::Duration kHandshakeTimeoutMax = absl::Seconds(1);
 constexpr size_t kHandshakeFrameBytesMax = 64 << 10;
@@ -391,6 +393,7 @@ void Backend::TakeReplies(io::Slice data) {
     bytes.remove_prefix(result.consumed);
     const bool complete = result.status == resp::ScanStatus::kComplete;
     Request* request = front.request;
+    if (pending_.size() > kPrefetched) Request::Prefetch(pending_.at(kPrefetched).request);
     if (request == nullptr) {
       if (!complete) continue;
       const bool ping = front.ping;

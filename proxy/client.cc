@@ -357,16 +357,17 @@ void Client::TakeSplit(const cluster::CommandSpec& command, const resp::Pieces& 
   if (pairs && args.views().size() % 2 == 0) {
     return AnswerNewError(cluster::WrongArityError(command));
   }
-  auto fragments = std::make_unique<Fragments>();
+  std::unique_ptr<Fragments> fragments = worker_->requests()->TakeFragments();
   fragments->keys_with_values = pairs;
-  std::vector<cluster::Slot> slots;
-  slots.reserve(args.views().size());
+  std::vector<cluster::Slot>* slots = worker_->slot_scratch();
+  slots->clear();
   for (size_t i = 1; i < args.views().size(); i += pairs ? 2 : 1) {
-    slots.push_back(cluster::SlotOf(args.views()[i]));
+    slots->push_back(cluster::SlotOf(args.views()[i]));
   }
-  cluster::PlanSplit(slots, &fragments->plan);
+  worker_->split_planner()->Plan(*slots, &fragments->plan);
   if (fragments->plan.fragments.size() == 1) {
-    return StartOneSlot(command, slots[0], false, frame);
+    worker_->requests()->GiveFragments(std::move(fragments));
+    return StartOneSlot(command, slots->front(), false, frame);
   }
   Request* parent = NewRequest(command);
   parent->charged = frame.size();
@@ -526,7 +527,7 @@ void Client::Finish(Request* request) {
       reply_bytes_ -= fragment->reply.size();
       worker_->requests()->Give(fragment);
     }
-    parent->fragments.reset();
+    worker_->requests()->GiveFragments(std::move(parent->fragments));
     return AnswerRope(parent, std::move(merged));
   }
   --unanswered_;

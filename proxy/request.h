@@ -12,7 +12,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -109,7 +111,9 @@ struct Fragments {
   bool keys_with_values = false;
 };
 
-struct Request {
+// Three cache lines: what is asked of every request, what goes to the node, what comes back.
+// Thousands are in flight at a time, more than the nearest caches hold: see Prefetch.
+struct alignas(64) Request {
   enum class State : uint8_t { kNew, kWaiting, kQueued, kSent, kReady };
 
   State state = State::kNew;
@@ -126,23 +130,33 @@ struct Request {
   bool barrier = false;  // has no slot of its own: waits for all earlier ones of its client
   resp::Protocol protocol = resp::Protocol::kResp2;  // of its client when it was made
   cluster::Slot slot = 0;
+  uint32_t fragment = 0;  // its number in `parent`
   const cluster::CommandSpec* command = nullptr;
   Client* client = nullptr;    // null: the client has gone, the reply is dropped
   Request* parent = nullptr;   // of a fragment
-  uint32_t fragment = 0;       // its number there
   Backend* backend = nullptr;  // kQueued, kSent
-  io::Rope bytes;              // what is sent; kept until the reply is final
-  size_t charged = 0;          // bytes of it that its client is charged for
-  io::Rope reply;              // what of the reply is here and has not left
-  uint64_t reply_bytes = 0;    // of the whole reply so far
+  Request* next = nullptr;     // in its client's queue
+
+  io::Rope bytes;      // what is sent; kept until the reply is final
+  size_t charged = 0;  // bytes of it that its client is charged for
+  absl::Time arrived;
+
+  io::Rope reply;            // what of the reply is here and has not left
+  uint64_t reply_bytes = 0;  // of the whole reply so far
   std::unique_ptr<Hold> hold;
   std::unique_ptr<Fragments> fragments;
-  Request* next = nullptr;  // in its client's queue
-  absl::Time arrived;
 
   bool is_fragment() const { return parent != nullptr; }
   bool answered() const { return state == State::kReady; }
+
+  // Asks the processor for the memory of a request that is looked at next.
+  static void Prefetch(const Request* request) {
+    if (request == nullptr) return;
+    const char* line = reinterpret_cast<const char*>(request);
+    for (size_t i = 0; i < sizeof(Request); i += 64) __builtin_prefetch(line + i, 1);
+  }
 };
+static_assert(sizeof(Request) == 192);
 
 // Recycles requests: none is allocated in the common case.
 class RequestPool {
@@ -159,6 +173,7 @@ class RequestPool {
     if (free_.empty()) return new Request;
     Request* request = free_.back();
     free_.pop_back();
+    if (!free_.empty()) Request::Prefetch(free_.back());
     return request;
   }
   void Give(Request* request) {
@@ -167,14 +182,32 @@ class RequestPool {
       delete request;
       return;
     }
-    *request = Request();
-    free_.push_back(request);
+    request->~Request();
+    free_.push_back(new (request) Request);
   }
   size_t in_use() const { return in_use_; }
 
+  std::unique_ptr<Fragments> TakeFragments() {
+    if (free_fragments_.empty()) return std::make_unique<Fragments>();
+    std::unique_ptr<Fragments> fragments = std::move(free_fragments_.back());
+    free_fragments_.pop_back();
+    return fragments;
+  }
+  void GiveFragments(std::unique_ptr<Fragments> fragments) {
+    if (free_fragments_.size() >= kIdleFragmentsMax) return;
+    if (fragments->plan.keys.capacity() > kIdleKeysMax) return;
+    fragments->plan.Clear();
+    fragments->requests.clear();
+    fragments->unanswered = 0;
+    free_fragments_.push_back(std::move(fragments));
+  }
+
  private:
   static constexpr size_t kIdleMax = 16384;
+  static constexpr size_t kIdleFragmentsMax = 256;
+  static constexpr size_t kIdleKeysMax = 1024;  // of one
   std::vector<Request*> free_;
+  std::vector<std::unique_ptr<Fragments>> free_fragments_;
   size_t in_use_ = 0;
 };
 

@@ -1,12 +1,14 @@
 #include "proxy/split_request.h"
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
+#include "absl/strings/match.h"
 #include "cluster/split.h"
 #include "proxy/client.h"
 #include "proxy/worker.h"
@@ -16,34 +18,76 @@
 namespace proxy {
 namespace {
 
-// "*n\r\n$4\r\nMGET\r\n"
-std::string FragmentHeader(const cluster::CommandSpec& command, size_t args) {
-  char header[24];
-  std::string text(header, resp::WriteHeader('*', static_cast<int64_t>(args), header));
-  text.append(header, resp::WriteHeader('$', static_cast<int64_t>(command.name.size()), header));
-  text.append(command.name.data(), command.name.size());
-  text += "\r\n";
-  return text;
-}
+// Makes the bytes of fragments: a header, and the arguments of their keys.
+class FragmentBuilder {
+ public:
+  // The parent's arguments and frame live as long as the builder. `keys_with_values`: each key's
+  // value follows it.
+  FragmentBuilder(Client* client, const cluster::CommandSpec& command, bool keys_with_values,
+                  const ArgList& args, const io::Rope& frame)
+      : client_(client),
+        command_(command),
+        args_per_key_(keys_with_values ? 2 : 1),
+        args_(args),
+        frame_(frame),
+        ranges_(frame) {}
 
-// Arguments per key: the key, or the key and its value.
-size_t ArgsPerKey(const Fragments& fragments) { return fragments.keys_with_values ? 2 : 1; }
-
-// The fragment's bytes: a header, and the arguments of its keys by reference to `frame`.
-// `key_positions` are the argument indexes of its keys in `args`.
-io::Rope BuildFragment(Client* client, const Request& parent, const std::vector<uint32_t>& keys,
-                       const ArgList& args, const io::RopeRanges& frame) {
-  const size_t step = ArgsPerKey(*parent.fragments);
-  io::Rope rope;
-  rope.Append(client->arena()->Copy(FragmentHeader(*parent.command, 1 + keys.size() * step)));
-  for (const uint32_t key : keys) {
-    for (size_t i = 0; i < step; ++i) {
-      const resp::ArgPosition raw = args.Raw(1 + key * step + i);
-      frame.AppendTo(raw.offset, raw.length, &rope);
+  // `keys` are the numbers of the fragment's keys among those of the frame.
+  io::Rope Build(absl::Span<const uint32_t> keys) {
+    const absl::string_view header = Header(1 + keys.size() * args_per_key_);
+    size_t bytes = header.size();
+    for (const uint32_t key : keys) bytes += RangeOf(key).length;
+    io::Rope rope;
+    if (bytes >= kCopyBytes || frame_.slices().size() != 1) {
+      rope.Append(client_->arena()->Copy(header));
+      for (const uint32_t key : keys) {
+        const resp::ArgPosition range = RangeOf(key);
+        ranges_.AppendTo(range.offset, range.length, &rope);
+      }
+      return rope;
     }
+    char* out = client_->arena()->Reserve(bytes);
+    memcpy(out, header.data(), header.size());
+    out += header.size();
+    for (const uint32_t key : keys) {
+      const resp::ArgPosition range = RangeOf(key);
+      memcpy(out, frame_.slices()[0].data() + range.offset, range.length);
+      out += range.length;
+    }
+    rope.Append(client_->arena()->Commit(bytes));
+    return rope;
   }
-  return rope;
-}
+
+ private:
+  // "*n\r\n$4\r\nMGET\r\n": most fragments have the same.
+  absl::string_view Header(size_t args) {
+    if (args == header_args_) return header_;
+    char number[24];
+    header_.assign(number, resp::WriteHeader('*', static_cast<int64_t>(args), number));
+    header_.append(number,
+                   resp::WriteHeader('$', static_cast<int64_t>(command_.name.size()), number));
+    header_.append(command_.name.data(), command_.name.size());
+    header_ += "\r\n";
+    header_args_ = args;
+    return header_;
+  }
+  // Of a key's arguments in the frame.
+  resp::ArgPosition RangeOf(uint32_t key) const {
+    const size_t first = 1 + key * args_per_key_;
+    resp::ArgPosition range = args_.Raw(first);
+    if (args_per_key_ == 2) range.length += args_.Raw(first + 1).length;
+    return range;
+  }
+
+  Client* const client_;
+  const cluster::CommandSpec& command_;
+  const size_t args_per_key_;
+  const ArgList& args_;
+  const io::Rope& frame_;
+  const io::RopeRanges ranges_;
+  std::string header_;
+  size_t header_args_ = 0;
+};
 
 Request* NewFragment(Worker* worker, Request* parent, cluster::Slot slot) {
   Request* fragment = worker->requests()->Take();
@@ -53,12 +97,37 @@ Request* NewFragment(Worker* worker, Request* parent, cluster::Slot slot) {
   fragment->protocol = parent->protocol;
   fragment->slot = slot;
   fragment->arrived = worker->now();
-  ++parent->fragments->unanswered;
+  fragment->fragment = static_cast<uint32_t>(parent->fragments->requests.size());
+  parent->fragments->requests.push_back(fragment);
   worker->stats()->fragments.Add(1);
   return fragment;
 }
 
 bool IsArray(const io::Rope& reply) { return !reply.empty() && reply.slices()[0].data()[0] == '*'; }
+
+void AppendArrayHeader(Client* client, size_t count, io::Rope* out) {
+  char header[24];
+  const size_t bytes = resp::WriteHeader('*', static_cast<int64_t>(count), header);
+  out->Append(client->arena()->Copy(absl::string_view(header, bytes)));
+}
+
+// Of fragments of one key each: their only elements, one after the other. Small ones are copied:
+// each would be a part of a send. Empty if a reply is in pieces, or not as it must be.
+io::Rope MergeOneKeyReplies(Client* client, const Fragments& fragments) {
+  constexpr absl::string_view kOneElement = "*1\r\n";
+  io::Rope merged;
+  AppendArrayHeader(client, fragments.requests.size(), &merged);
+  for (const Request* fragment : fragments.requests) {
+    const io::Rope& reply = fragment->reply;
+    if (reply.slices().size() != 1) return io::Rope();
+    const io::Slice& slice = reply.slices()[0];
+    if (!absl::StartsWith(slice.bytes(), kOneElement)) return io::Rope();
+    const absl::string_view element = slice.bytes().substr(kOneElement.size());
+    merged.Append(element.size() < kCopyBytes ? client->arena()->Copy(element)
+                                              : slice.Sub(kOneElement.size(), element.size()));
+  }
+  return merged;
+}
 
 // "*n\r\n" and the elements in the order of the request's keys. Empty if a reply is not as it must
 // be.
@@ -75,11 +144,8 @@ io::Rope MergeInKeyOrder(Client* client, const Request& parent) {
     readers.emplace_back(pieces[i]);
     ranges.emplace_back(fragments.requests[i]->reply);
   }
-  char header[24];
-  const size_t header_bytes =
-      resp::WriteHeader('*', static_cast<int64_t>(fragments.plan.fragment_of_key.size()), header);
   io::Rope merged;
-  merged.Append(client->arena()->Copy(absl::string_view(header, header_bytes)));
+  AppendArrayHeader(client, fragments.plan.fragment_of_key.size(), &merged);
   for (const uint32_t fragment : fragments.plan.fragment_of_key) {
     resp::ArgPosition element;
     if (!readers[fragment].Next(&element)) return io::Rope();
@@ -92,24 +158,17 @@ io::Rope MergeInKeyOrder(Client* client, const Request& parent) {
 
 bool StartFragments(Worker* worker, Request* parent, const ArgList& args, const io::Rope& frame) {
   Fragments* fragments = parent->fragments.get();
-  Client* client = parent->client;
-  const size_t count = fragments->plan.fragments.size();
-  fragments->requests.reserve(count);
-  // All are made before the first is started: one may be answered at once.
-  std::vector<io::Rope> bytes(count);
-  const io::RopeRanges ranges(frame);
-  for (size_t i = 0; i < count; ++i) {
-    const cluster::SplitFragment& plan = fragments->plan.fragments[i];
-    Request* fragment = NewFragment(worker, parent, plan.slot);
-    fragment->fragment = static_cast<uint32_t>(i);
-    fragments->requests.push_back(fragment);
-    bytes[i] = BuildFragment(client, *parent, plan.keys, args, ranges);
-  }
-  // The parent may be answered, and gone, with the last one.
-  const std::vector<Request*> requests = fragments->requests;
+  const cluster::SplitPlan& plan = fragments->plan;
+  FragmentBuilder builder(parent->client, *parent->command, fragments->keys_with_values, args,
+                          frame);
+  // The parent is answered with the last one, which is started last.
+  const size_t count = plan.fragments.size();
+  fragments->unanswered = static_cast<uint32_t>(count);
   bool room = true;
   for (size_t i = 0; i < count; ++i) {
-    if (!worker->dispatcher()->Start(requests[i], bytes[i])) room = false;
+    const cluster::SplitFragment& part = plan.fragments[i];
+    Request* fragment = NewFragment(worker, parent, part.slot);
+    if (!worker->dispatcher()->Start(fragment, builder.Build(plan.KeysOf(part)))) room = false;
   }
   return room;
 }
@@ -118,10 +177,10 @@ bool SplitIntoOneKeyFragments(Worker* worker, Request* request) {
   const io::Rope frame = request->bytes;
   const auto pieces = frame.Views();
   const ArgList args(pieces);
-  const io::RopeRanges ranges(frame);
   const bool pairs = request->command->split == cluster::Split::kKeyValuePairs;
-  const size_t key_count = (args.views().size() - 1) / (pairs ? 2 : 1);
+  const auto key_count = static_cast<uint32_t>((args.views().size() - 1) / (pairs ? 2 : 1));
   if (key_count < 2) return false;
+  FragmentBuilder builder(request->client, *request->command, pairs, args, frame);
   const bool whole = !request->is_fragment();
   Request* const parent = whole ? request : request->parent;
   if (whole) {
@@ -129,38 +188,32 @@ bool SplitIntoOneKeyFragments(Worker* worker, Request* request) {
     parent->state = Request::State::kNew;
     parent->bytes.Clear();
     parent->hold.reset();
-    parent->fragments = std::make_unique<Fragments>();
+    parent->fragments = worker->requests()->TakeFragments();
     parent->fragments->keys_with_values = pairs;
+    cluster::SplitPlan* plan = &parent->fragments->plan;
+    plan->keys.resize(key_count);
+    std::iota(plan->keys.begin(), plan->keys.end(), 0);
+    plan->fragment_of_key.resize(key_count);
   }
   Fragments* fragments = parent->fragments.get();
-  // Numbers of the keys in the parent.
-  std::vector<uint32_t> keys(key_count);
-  if (whole) {
-    std::iota(keys.begin(), keys.end(), 0);
-    fragments->plan.fragment_of_key.resize(key_count);
-  } else {
-    keys = fragments->plan.fragments[request->fragment].keys;
-  }
+  cluster::SplitPlan* plan = &fragments->plan;
+  // Where the keys' numbers in the parent are listed.
+  const uint32_t first_key = whole ? 0 : plan->fragments[request->fragment].first_key;
   std::vector<Request*> started;
-  std::vector<io::Rope> bytes;
-  for (size_t i = 0; i < key_count; ++i) {
+  for (uint32_t i = 0; i < key_count; ++i) {
     Request* one = request;
     if (i > 0 || whole) {
       one = NewFragment(worker, parent, request->slot);
-      one->fragment = static_cast<uint32_t>(fragments->requests.size());
       one->redirections = request->redirections;
-      fragments->requests.push_back(one);
-      fragments->plan.fragments.push_back({request->slot, {keys[i]}});
-      fragments->plan.fragment_of_key[keys[i]] = one->fragment;
+      ++fragments->unanswered;
+      plan->fragments.push_back({request->slot, first_key + i, 1});
+      plan->fragment_of_key[plan->keys[first_key + i]] = one->fragment;
     }
     started.push_back(one);
-    // Key i of the request's own bytes.
-    bytes.push_back(
-        BuildFragment(parent->client, *parent, {static_cast<uint32_t>(i)}, args, ranges));
   }
-  if (!whole) fragments->plan.fragments[request->fragment].keys = {keys[0]};
-  for (size_t i = 0; i < key_count; ++i) {
-    worker->dispatcher()->StartOneKeyFragment(started[i], bytes[i]);
+  if (!whole) plan->fragments[request->fragment].key_count = 1;
+  for (uint32_t i = 0; i < key_count; ++i) {
+    worker->dispatcher()->StartOneKeyFragment(started[i], builder.Build({i}));
   }
   worker->WakeClient(parent->client);
   return true;
@@ -173,7 +226,13 @@ io::Rope MergeReplies(Worker* worker, Client* client, Request* parent) {
         std::all_of(fragments.requests.begin(), fragments.requests.end(),
                     [](const Request* fragment) { return IsArray(fragment->reply); });
     if (all_arrays) {
-      io::Rope merged = MergeInKeyOrder(client, *parent);
+      io::Rope merged;
+      // One key each, in order, unless some fragments were made later.
+      const std::vector<uint32_t>& order = fragments.plan.fragment_of_key;
+      if (fragments.requests.size() == order.size() && std::is_sorted(order.begin(), order.end())) {
+        merged = MergeOneKeyReplies(client, fragments);
+      }
+      if (merged.empty()) merged = MergeInKeyOrder(client, *parent);
       if (!merged.empty()) return merged;
     }
   }

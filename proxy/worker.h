@@ -63,6 +63,9 @@ class Worker {
   io::BlockPool* backend_blocks() { return &backend_blocks_; }
   io::BlockPool* client_blocks() { return &client_blocks_; }
   RequestPool* requests() { return &requests_; }
+  cluster::SplitPlanner* split_planner() { return &split_planner_; }
+  // For whoever needs a list of slots for a moment.
+  std::vector<cluster::Slot>* slot_scratch() { return &slot_scratch_; }
   Dispatcher* dispatcher() { return &dispatcher_; }
   BackendPool* backends() { return &backend_pool_; }
   const Config& config() const { return *config_; }
@@ -158,6 +161,8 @@ class Worker {
   io::BlockPool backend_blocks_;
   io::BlockPool client_blocks_;
   RequestPool requests_;
+  cluster::SplitPlanner split_planner_;
+  std::vector<cluster::Slot> slot_scratch_;
   Dispatcher dispatcher_;
   BackendPool backend_pool_;
   std::shared_ptr<const ClusterState> cluster_;

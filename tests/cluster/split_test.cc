@@ -14,22 +14,24 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
 TEST(SplitTest, KeysAreGroupedBySlotInTheOrderOfTheirFirst) {
+  SplitPlanner planner;
   SplitPlan plan;
-  PlanSplit(std::vector<Slot>{7, 3, 7, 16383, 3, 7}, &plan);
+  planner.Plan(std::vector<Slot>{7, 3, 7, 16383, 3, 7}, &plan);
   ASSERT_EQ(plan.fragments.size(), 3u);
   EXPECT_EQ(plan.fragments[0].slot, 7);
-  EXPECT_THAT(plan.fragments[0].keys, ElementsAre(0, 2, 5));
+  EXPECT_THAT(plan.KeysOf(plan.fragments[0]), ElementsAre(0, 2, 5));
   EXPECT_EQ(plan.fragments[1].slot, 3);
-  EXPECT_THAT(plan.fragments[1].keys, ElementsAre(1, 4));
+  EXPECT_THAT(plan.KeysOf(plan.fragments[1]), ElementsAre(1, 4));
   EXPECT_EQ(plan.fragments[2].slot, 16383);
-  EXPECT_THAT(plan.fragments[2].keys, ElementsAre(3));
+  EXPECT_THAT(plan.KeysOf(plan.fragments[2]), ElementsAre(3));
   EXPECT_THAT(plan.fragment_of_key, ElementsAre(0, 1, 0, 2, 1, 0));
 }
 
 TEST(SplitTest, NoKeysGiveNoFragments) {
+  SplitPlanner planner;
   SplitPlan plan;
-  PlanSplit(std::vector<Slot>{1}, &plan);
-  PlanSplit({}, &plan);
+  planner.Plan(std::vector<Slot>{1}, &plan);
+  planner.Plan({}, &plan);
   EXPECT_THAT(plan.fragments, IsEmpty());
   EXPECT_THAT(plan.fragment_of_key, IsEmpty());
 }
@@ -37,26 +39,28 @@ TEST(SplitTest, NoKeysGiveNoFragments) {
 // Few keys are searched, many are looked up, and one plan serves requests of both kinds in turn.
 TEST(SplitTest, EveryKeyIsInTheFragmentOfItsSlotOnceWhateverThePlanHeldBefore) {
   std::mt19937 random(1);
+  SplitPlanner planner;
   SplitPlan plan;
   for (int round = 0; round < 300; ++round) {
     const size_t key_count = random() % (round % 3 == 0 ? 3000 : 40);
     const uint32_t slot_count = round % 2 == 0 ? kSlotCount : 5;
     std::vector<Slot> slots(key_count);
     for (Slot& slot : slots) slot = static_cast<Slot>(random() % slot_count);
-    PlanSplit(slots, &plan);
+    planner.Plan(slots, &plan);
 
     ASSERT_EQ(plan.fragment_of_key.size(), key_count);
     size_t keys_seen = 0;
     uint32_t last_first = 0;
     for (size_t f = 0; f < plan.fragments.size(); ++f) {
       const SplitFragment& fragment = plan.fragments[f];
-      ASSERT_FALSE(fragment.keys.empty());
-      ASSERT_TRUE(f == 0 || fragment.keys.front() > last_first);
-      last_first = fragment.keys.front();
-      keys_seen += fragment.keys.size();
-      for (size_t i = 0; i < fragment.keys.size(); ++i) {
-        const uint32_t key = fragment.keys[i];
-        ASSERT_TRUE(i == 0 || key > fragment.keys[i - 1]);
+      const absl::Span<const uint32_t> keys = plan.KeysOf(fragment);
+      ASSERT_FALSE(keys.empty());
+      ASSERT_TRUE(f == 0 || keys.front() > last_first);
+      last_first = keys.front();
+      keys_seen += keys.size();
+      for (size_t i = 0; i < keys.size(); ++i) {
+        const uint32_t key = keys[i];
+        ASSERT_TRUE(i == 0 || key > keys[i - 1]);
         ASSERT_EQ(slots[key], fragment.slot);
         ASSERT_EQ(plan.fragment_of_key[key], f);
       }
@@ -71,11 +75,12 @@ TEST(SplitTest, EveryKeyIsInTheFragmentOfItsSlotOnceWhateverThePlanHeldBefore) {
 TEST(SplitTest, AllSlotsAtOnce) {
   std::vector<Slot> slots;
   for (int slot = kSlotCount - 1; slot >= 0; --slot) slots.push_back(static_cast<Slot>(slot));
+  SplitPlanner planner;
   SplitPlan plan;
-  PlanSplit(slots, &plan);
+  planner.Plan(slots, &plan);
   ASSERT_EQ(plan.fragments.size(), static_cast<size_t>(kSlotCount));
   EXPECT_EQ(plan.fragments.back().slot, 0);
-  EXPECT_THAT(plan.fragments.back().keys, ElementsAre(kSlotCount - 1));
+  EXPECT_THAT(plan.KeysOf(plan.fragments.back()), ElementsAre(kSlotCount - 1));
 }
 
 struct Part {
