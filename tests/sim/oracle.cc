@@ -17,8 +17,8 @@ constexpr absl::string_view kOpNames[] = {
     "GET",  "SET",       "APPEND", "GETRANGE", "INCRBY", "EXPIRE", "RPUSH", "LPOP",
     "EVAL", "EVAL fail", "MSET",   "MGET",     "DEL",    "EXISTS", "PING",  "ECHO"};
 
-// A reply that lies in a slow network, or in a proxy that stalls, is not older than that.
-constexpr Nanos kReplyUnread = 5 * kSecond;
+// No reply takes longer to its client, in a slow network and through a proxy that stalls.
+constexpr Nanos kReplyUnread = 12 * kSecond;
 
 uint64_t Hash(absl::string_view bytes) {
   uint64_t hash = 0xcbf29ce484222325 + bytes.size();
