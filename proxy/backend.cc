@@ -22,8 +22,6 @@ constexpr size_t kLargeReplyBytes = 64 << 10;
 // Requests are given to the connection only while less than this waits there: what was not given to
 // it can still be taken back.
 constexpr size_t kGivenBytesMax = 1 << 20;
-// So many replies ahead, the request of a reply is asked for.
-constexpr size_t kPrefetched = 3;
 // A handshake is quick or the node is not well.
 constexpr absl::Duration kHandshakeTimeoutMax = absl::Seconds(1);
 constexpr size_t kHandshakeFrameBytesMax = 64 << 10;
@@ -281,6 +279,7 @@ void Backend::Flush() {
   while (!unsent_.empty() && pending_.size() + 2 <= PendingRing::kEntriesMax &&
          connection_.unsent_bytes() < kGivenBytesMax) {
     Request* request = unsent_.front();
+    if (unsent_.size() > Request::kAhead) Request::Prefetch(unsent_.begin()[Request::kAhead]);
     unsent_.Pop();
     unsent_bytes_ -= request->bytes.size();
     if (request->client == nullptr) {  // its client left before it was handed over
@@ -393,7 +392,7 @@ void Backend::TakeReplies(io::Slice data) {
     bytes.remove_prefix(result.consumed);
     const bool complete = result.status == resp::ScanStatus::kComplete;
     Request* request = front.request;
-    if (pending_.size() > kPrefetched) Request::Prefetch(pending_.at(kPrefetched).request);
+    if (pending_.size() > Request::kAhead) Request::Prefetch(pending_.at(Request::kAhead).request);
     if (request == nullptr) {
       if (!complete) continue;
       const bool ping = front.ping;

@@ -149,7 +149,9 @@ struct alignas(64) Request {
   bool is_fragment() const { return parent != nullptr; }
   bool answered() const { return state == State::kReady; }
 
-  // Asks the processor for the memory of a request that is looked at next.
+  // Asks the processor for the memory of a request that is looked at soon: of one that comes so
+  // many later in a list.
+  static constexpr size_t kAhead = 4;
   static void Prefetch(const Request* request) {
     if (request == nullptr) return;
     const char* line = reinterpret_cast<const char*>(request);

@@ -117,8 +117,10 @@ io::Rope MergeOneKeyReplies(Client* client, const Fragments& fragments) {
   constexpr absl::string_view kOneElement = "*1\r\n";
   io::Rope merged;
   AppendArrayHeader(client, fragments.requests.size(), &merged);
-  for (const Request* fragment : fragments.requests) {
-    const io::Rope& reply = fragment->reply;
+  const std::vector<Request*>& requests = fragments.requests;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    if (i + Request::kAhead < requests.size()) Request::Prefetch(requests[i + Request::kAhead]);
+    const io::Rope& reply = requests[i]->reply;
     if (reply.slices().size() != 1) return io::Rope();
     const io::Slice& slice = reply.slices()[0];
     if (!absl::StartsWith(slice.bytes(), kOneElement)) return io::Rope();
@@ -222,19 +224,18 @@ bool SplitIntoOneKeyFragments(Worker* worker, Request* request) {
 io::Rope MergeReplies(Worker* worker, Client* client, Request* parent) {
   const Fragments& fragments = *parent->fragments;
   if (parent->command->merge == cluster::Merge::kInKeyOrder) {
-    const bool all_arrays =
-        std::all_of(fragments.requests.begin(), fragments.requests.end(),
-                    [](const Request* fragment) { return IsArray(fragment->reply); });
-    if (all_arrays) {
-      io::Rope merged;
-      // One key each, in order, unless some fragments were made later.
-      const std::vector<uint32_t>& order = fragments.plan.fragment_of_key;
-      if (fragments.requests.size() == order.size() && std::is_sorted(order.begin(), order.end())) {
-        merged = MergeOneKeyReplies(client, fragments);
-      }
-      if (merged.empty()) merged = MergeInKeyOrder(client, *parent);
-      if (!merged.empty()) return merged;
+    io::Rope merged;
+    // One key each, in order, unless some fragments were made later.
+    const std::vector<uint32_t>& order = fragments.plan.fragment_of_key;
+    if (fragments.requests.size() == order.size() && std::is_sorted(order.begin(), order.end())) {
+      merged = MergeOneKeyReplies(client, fragments);
     }
+    if (merged.empty() &&
+        std::all_of(fragments.requests.begin(), fragments.requests.end(),
+                    [](const Request* fragment) { return IsArray(fragment->reply); })) {
+      merged = MergeInKeyOrder(client, *parent);
+    }
+    if (!merged.empty()) return merged;
   }
   cluster::MergedStatus status(parent->command->merge);
   for (const Request* fragment : fragments.requests) {
