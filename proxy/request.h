@@ -51,11 +51,13 @@ class WaitingPlace {
   WaitingPlace(const WaitingPlace&) = delete;
   WaitingPlace& operator=(const WaitingPlace&) = delete;
 
-  // Takes one in `count`, for a place in another one if there was that. False: no room.
+  // Takes one in `count`, for a place in another one if there was that. False: no room. However
+  // large it is, one has room.
   bool Take(const std::shared_ptr<WaitingCount>& count, uint64_t bytes) {
     if (count_ == count) return true;
     Leave();
-    if (count->requests >= kRequestsMax || count->bytes + bytes > kBytesMax) return false;
+    if (count->requests >= kRequestsMax) return false;
+    if (count->requests > 0 && count->bytes + bytes > kBytesMax) return false;
     count_ = count;
     bytes_ = bytes;
     ++count_->requests;

@@ -565,6 +565,19 @@ TEST_F(FaultsTest, L13_64MibWaitForANodeAndNoMore) {
   EXPECT_EQ(Charged(), 0u);
 }
 
+TEST_F(FaultsTest, L13_OneRequestOfMoreThan64MibWaitsForItsNode) {
+  NodeOf("a").Kill();
+  SimClient* client = world().Connect();
+  client->Send(Set("a", 65 * kMib));
+  ASSERT_TRUE(world().RunUntil([&] { return Charged() > 65 * kMib; }, 60 * kSecond));
+  world().RunFor(100 * kMillisecond);
+  EXPECT_EQ(client->TakeReceived(), "");
+  EXPECT_EQ(Ask(world().Connect(), "SET a x"), kNoOwner);
+  NodeOf("a").Start(NodeOf("a").address());
+  world().RunFor(20 * kSecond);
+  EXPECT_EQ(client->TakeReceived(), "+OK\r\n");
+}
+
 TEST_F(FaultsTest, L15_ABulkOfMoreThan512MibOrTooManyElementsEndsTheConnection) {
   SimClient* client = world().Connect();
   for (absl::string_view header : {"$536870913\r\n", "*4294967296\r\n", "%4294967296\r\n"}) {
