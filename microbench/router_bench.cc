@@ -125,7 +125,7 @@ void BM_PlanSplit(benchmark::State& state) {
     slot = static_cast<cluster::Slot>(random() % cluster::kSlotCount);
   cluster::SplitPlanner planner;
   cluster::SplitPlan plan;
-  cluster::PlanSplit(slots, &plan);
+  planner.Plan(slots, &plan);
   microbench::Rates rates(&state);
   for (auto _ : state) {
     planner.Plan(slots, &plan);

@@ -47,13 +47,13 @@ std::string Request(absl::string_view name, int64_t keys) {
   return bytes;
 }
 
-// `slots` and `plan` are reused. Returns the number of fragments.
+// `planner`, `slots` and `plan` are reused. Returns the number of fragments.
 size_t Split(absl::Span<const absl::string_view> args, size_t step,
-             const cluster::Topology& topology, std::vector<cluster::Slot>* slots,
-             cluster::SplitPlan* plan) {
+             const cluster::Topology& topology, cluster::SplitPlanner* planner,
+             std::vector<cluster::Slot>* slots, cluster::SplitPlan* plan) {
   slots->clear();
   for (size_t i = 1; i < args.size(); i += step) slots->push_back(cluster::SlotOf(args[i]));
-  cluster::PlanSplit(*slots, plan);
+  planner->Plan(*slots, plan);
   for (const cluster::SplitFragment& fragment : plan->fragments) {
     benchmark::DoNotOptimize(topology.ShardFor(fragment.slot)->primary);
   }
@@ -66,11 +66,12 @@ void BM_SplitRequest(benchmark::State& state, absl::string_view name) {
   const absl::string_view piece = request;
   const size_t step = name == "MSET" ? 2 : 1;
   std::vector<cluster::Slot> slots;
+  cluster::SplitPlanner planner;
   cluster::SplitPlan plan;
   size_t fragments = 0;
   const auto split = [&] {
     const proxy::ArgList args(absl::MakeConstSpan(&piece, 1));
-    fragments = Split(args.views(), step, *topology, &slots, &plan);
+    fragments = Split(args.views(), step, *topology, &planner, &slots, &plan);
   };
   split();
   microbench::Rates rates(&state);
@@ -88,15 +89,16 @@ void BM_MergeInKeyOrder(benchmark::State& state) {
   const absl::string_view piece = request;
   const proxy::ArgList args(absl::MakeConstSpan(&piece, 1));
   std::vector<cluster::Slot> slots;
+  cluster::SplitPlanner planner;
   cluster::SplitPlan plan;
-  Split(args.views(), 1, *ThreeNodes(), &slots, &plan);
+  Split(args.views(), 1, *ThreeNodes(), &planner, &slots, &plan);
   std::vector<std::string> replies;
   int64_t bytes = 0;
   for (const cluster::SplitFragment& fragment : plan.fragments) {
     std::string reply;
     resp::Encoder encoder(resp::Protocol::kResp2, &reply);
-    encoder.Array(static_cast<int64_t>(fragment.keys.size()));
-    for (size_t i = 0; i < fragment.keys.size(); ++i) encoder.Bulk(std::string(kValueBytes, 'v'));
+    encoder.Array(static_cast<int64_t>(fragment.key_count));
+    for (uint32_t i = 0; i < fragment.key_count; ++i) encoder.Bulk(std::string(kValueBytes, 'v'));
     bytes += static_cast<int64_t>(reply.size());
     replies.push_back(std::move(reply));
   }
