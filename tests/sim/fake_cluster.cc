@@ -174,6 +174,7 @@ void FakeNode::Kill() {
   turn_.Stop();
   gossip_.Stop();
   hung_ = false;
+  resumed_at_ = 0;
 }
 
 void FakeNode::DropConnections() {
@@ -190,7 +191,7 @@ void FakeNode::SetHung(bool hung) {
     turn_.Stop();
     return;
   }
-  back_at_ = net_->now();
+  back_at_ = resumed_at_ = net_->now();
   // Whom it turns to first is its own affair.
   for (const std::unique_ptr<Connection>& connection : connections_) {
     if (net_->random()->Below(3) != 0) continue;
@@ -203,7 +204,8 @@ void FakeNode::SetHung(bool hung) {
 
 bool FakeNode::IsLately(Nanos when) const {
   if (net_->now() - when < kLately) return true;
-  return hung_at_ - when < kLately && (hung_ || net_->now() - back_at_ < kLately);
+  if (hung_at_ - when >= kLately) return false;
+  return hung_ || (resumed_at_ > when && net_->now() - resumed_at_ < kLately);
 }
 
 void FakeNode::HoldReplies(bool hold) {
@@ -487,7 +489,7 @@ void FakeNode::ExecuteOnData(Connection* connection, absl::string_view name, con
         cluster_->truth_->owner[slot] == number_ || cluster_->MigrationTarget(slot) == number_;
     // Of a replica's reads: as far as it has followed.
     if (!IsPrimary()) execution.authoritative = true;
-    execution.asked_too_late = asked && cluster_->LeftLately(slot, number_);
+    execution.asked_too_late = asked && cluster_->IsStillToCome(slot, key, number_);
     cluster_->observer_->OnExecuted(execution);
     if (!execution.authoritative && shape->write) cluster_->observer_->OnLost(id, key);
   }
@@ -833,11 +835,10 @@ bool FakeCluster::CameBackLately(cluster::Slot slot) const {
   return came_back >= 0 && owner >= 0 && nodes_[static_cast<size_t>(owner)]->IsLately(came_back);
 }
 
-bool FakeCluster::LeftLately(cluster::Slot slot, int node) const {
-  const auto& left = moves_[slot].left;
-  return std::any_of(left.begin(), left.end(), [&](const std::pair<int, Nanos>& each) {
-    return each.first == node && net_->now() - each.second < kLately;
-  });
+bool FakeCluster::IsStillToCome(cluster::Slot slot, uint32_t key, int target) {
+  const auto migration = migrations_.find(slot);
+  if (migration == migrations_.end() || migration->second.second != target) return false;
+  return node(migration->second.first)->Find(key) != nullptr;
 }
 
 void FakeCluster::NoteMove(Moves* moves, int from, int to) {

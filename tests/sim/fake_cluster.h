@@ -207,6 +207,7 @@ class FakeNode final : public Listener::Observer {
   Nanos learned_at_ = 0;
   Nanos back_at_ = 0;                             // started, or not hung any more
   Nanos hung_at_ = 0;                             // the last time it began to hang
+  Nanos resumed_at_ = 0;                          // and went on, since it was started
   std::map<cluster::Slot, int> migrating_;        // to whom
   std::map<cluster::Slot, int> importing_;        // from whom
   std::shared_ptr<const ClusterView> text_view_;  // that text_ was made of
@@ -287,8 +288,8 @@ class FakeCluster {
   void Uncover(cluster::Slot slot);
   // The slot has lately come back to a node that it had left not long before that.
   bool CameBackLately(cluster::Slot slot) const;
-  // The slot has lately left that node.
-  bool LeftLately(cluster::Slot slot, int node) const;
+  // The slot is on its way to that node, and the key is not there yet: no ASK leads to it.
+  bool IsStillToCome(cluster::Slot slot, uint32_t key, int target);
   // Everybody forgets the node, which serves no slots.
   void Forget(int number);
   // After Kill: at its old address or at another.
