@@ -2,7 +2,8 @@
 
 // File: proxy/fifo.h
 //
-// A queue that keeps its memory: once it has had its greatest length, nothing is allocated.
+// A queue that keeps its memory: once it has had its greatest length, and has been empty or at half
+// of its memory since, nothing is allocated.
 // (std::deque takes and frees a block every few entries.)
 
 #include <cstddef>

@@ -46,6 +46,7 @@ class FragmentBuilder {
       }
       return rope;
     }
+    client_->worker()->stats()->payload_bytes_copied.Add(bytes);
     char* out = client_->arena()->Reserve(bytes);
     memcpy(out, header.data(), header.size());
     out += header.size();
@@ -113,10 +114,14 @@ void AppendArrayHeader(Client* client, size_t count, io::Rope* out) {
 
 // Of fragments of one key each: their only elements, one after the other. Small ones are copied:
 // each would be a part of a send. Empty if a reply is in pieces, or not as it must be.
+// Long ones are left to others, who refer to what is there instead of holding it twice.
+constexpr size_t kMergedCopyMax = 64 << 10;
+
 io::Rope MergeOneKeyReplies(Client* client, const Fragments& fragments) {
   constexpr absl::string_view kOneElement = "*1\r\n";
   io::Rope merged;
   AppendArrayHeader(client, fragments.requests.size(), &merged);
+  size_t copied = 0;
   const std::vector<Request*>& requests = fragments.requests;
   for (size_t i = 0; i < requests.size(); ++i) {
     if (i + Request::kAhead < requests.size()) Request::Prefetch(requests[i + Request::kAhead]);
@@ -125,9 +130,15 @@ io::Rope MergeOneKeyReplies(Client* client, const Fragments& fragments) {
     const io::Slice& slice = reply.slices()[0];
     if (!absl::StartsWith(slice.bytes(), kOneElement)) return io::Rope();
     const absl::string_view element = slice.bytes().substr(kOneElement.size());
-    merged.Append(element.size() < kCopyBytes ? client->arena()->Copy(element)
-                                              : slice.Sub(kOneElement.size(), element.size()));
+    if (element.size() >= kCopyBytes) {
+      merged.Append(slice.Sub(kOneElement.size(), element.size()));
+      continue;
+    }
+    copied += element.size();
+    if (copied > kMergedCopyMax) return io::Rope();
+    merged.Append(client->arena()->Copy(element));
   }
+  client->worker()->stats()->payload_bytes_copied.Add(copied);
   return merged;
 }
 
