@@ -115,6 +115,14 @@ bool ElementReader::TakeFrame(ArgPosition* position) {
   return false;
 }
 
+std::vector<absl::string_view> ElementsOf(absl::string_view frame) {
+  std::vector<absl::string_view> elements;
+  ElementReader reader(Pieces(&frame, 1));
+  ArgPosition position;
+  while (reader.Next(&position)) elements.push_back(frame.substr(position.offset, position.length));
+  return elements;
+}
+
 bool ParseInteger(absl::string_view frame, int64_t* value) {
   if (frame.size() < 4 || frame[0] != ':' || !absl::EndsWith(frame, "\r\n")) return false;
   absl::string_view digits = frame.substr(1, frame.size() - 3);

@@ -92,6 +92,10 @@ class ElementReader {
   int64_t read_ = 0;
 };
 
+// The elements' frames of a complete contiguous aggregate reply, in order: views into it. None for
+// what is no aggregate.
+std::vector<absl::string_view> ElementsOf(absl::string_view frame);
+
 // Small values out of complete contiguous frames.
 // ":42\r\n" → 42. False if it is not an integer reply. A plus may stand before the digits.
 bool ParseInteger(absl::string_view frame, int64_t* value);

@@ -124,6 +124,7 @@ TEST(ElementReaderTest, GivesTheFramesOfTheElements) {
   };
   for (const auto& c : cases) {
     SCOPED_TRACE(c.name);
+    EXPECT_EQ(ElementsOf(c.frame), c.elements);
     ForEachThreePieces(c.frame, [&](const Views& pieces) {
       ElementReader reader(pieces);
       EXPECT_EQ(reader.type(), c.type);

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "tools/json.h"
 
 namespace latency {
 namespace {
@@ -188,18 +189,7 @@ std::string ProcessesOf(const Target& target) {
 
 // Bytes beyond ASCII are UTF-8 of our own, or escaped already.
 std::string Quoted(absl::string_view text) {
-  std::string quoted = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') {
-      quoted += '\\';
-      quoted += c;
-    } else if (static_cast<unsigned char>(c) < 0x20) {
-      absl::StrAppendFormat(&quoted, "\\u%04x", static_cast<unsigned char>(c));
-    } else {
-      quoted += c;
-    }
-  }
-  return quoted += '"';
+  return tools::JsonString(text, tools::HighBytes::kUtf8);
 }
 
 std::string JsonNumber(double value) {

@@ -66,14 +66,6 @@ absl::StatusOr<std::string> Ask(const io::Endpoint& peer, absl::string_view requ
   }
 }
 
-std::vector<absl::string_view> ElementsOf(absl::string_view frame) {
-  std::vector<absl::string_view> elements;
-  resp::ElementReader reader(resp::Pieces(&frame, 1));
-  resp::ArgPosition position;
-  while (reader.Next(&position)) elements.push_back(frame.substr(position.offset, position.length));
-  return elements;
-}
-
 double Milliseconds(int64_t ns) { return static_cast<double>(ns) / 1e6; }
 
 double Sum(double a, double b) { return std::isnan(a) ? b : std::isnan(b) ? a : a + b; }
@@ -122,14 +114,14 @@ absl::Status Target::AskCluster() {
                      " does not tell its slots: ", absl::CHexEscape(reply->substr(0, 80))));
   };
   std::vector<int> part_of_slot(cluster::kSlotCount, -1);
-  for (const absl::string_view range : ElementsOf(*reply)) {
-    const std::vector<absl::string_view> fields = ElementsOf(range);
+  for (const absl::string_view range : resp::ElementsOf(*reply)) {
+    const std::vector<absl::string_view> fields = resp::ElementsOf(range);
     int64_t first = 0;
     int64_t last = 0;
     int64_t port = 0;
     absl::string_view host;
     if (fields.size() < 3) return bad();
-    const std::vector<absl::string_view> node = ElementsOf(fields[2]);
+    const std::vector<absl::string_view> node = resp::ElementsOf(fields[2]);
     if (!resp::ParseInteger(fields[0], &first) || !resp::ParseInteger(fields[1], &last) ||
         node.size() < 2 || !resp::ParseInteger(node[1], &port) || first < 0 || last < first ||
         last >= cluster::kSlotCount) {

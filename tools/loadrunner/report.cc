@@ -8,26 +8,15 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "tools/json.h"
 
 namespace loadrunner {
 namespace {
 
 constexpr size_t kFindingsShown = 10;
 
-// Bytes beyond ASCII are shown as escapes of their own, which JSON does not know.
 std::string Quoted(absl::string_view text) {
-  std::string quoted = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') {
-      quoted += '\\';
-      quoted += c;
-    } else if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) > 0x7e) {
-      absl::StrAppendFormat(&quoted, "\\u%04x", static_cast<unsigned char>(c));
-    } else {
-      quoted += c;
-    }
-  }
-  return quoted += '"';
+  return tools::JsonString(text, tools::HighBytes::kUnknown);
 }
 
 // Seconds of the monotonic clock, as other processes of this machine read it.

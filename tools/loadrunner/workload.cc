@@ -44,15 +44,6 @@ bool TakeError(absl::string_view frame, absl::string_view* text) {
   return true;
 }
 
-// The frames of an aggregate's elements.
-std::vector<absl::string_view> ElementsOf(absl::string_view frame) {
-  std::vector<absl::string_view> elements;
-  resp::ElementReader reader(absl::MakeConstSpan(&frame, 1));
-  resp::ArgPosition position;
-  while (reader.Next(&position)) elements.push_back(frame.substr(position.offset, position.length));
-  return elements;
-}
-
 }  // namespace
 
 // --- Workload
@@ -313,7 +304,7 @@ void Actor::OnReply(const Op& op, absl::string_view frame, std::deque<Op>* later
       if (frame[0] != '*') break;
       return OnList(op, frame, now);
     case Op::Type::kMGet: {
-      const std::vector<absl::string_view> elements = ElementsOf(frame);
+      const std::vector<absl::string_view> elements = resp::ElementsOf(frame);
       if (frame[0] != '*' || elements.size() != op.reads.size()) break;
       for (size_t i = 0; i < elements.size(); ++i) {
         OnFound(op, op.reads[i], elements[i], later, now);
@@ -354,7 +345,7 @@ void Actor::OnFound(const Op& op, const Op::Read& read, absl::string_view frame,
 }
 
 void Actor::OnList(const Op& op, absl::string_view frame, absl::Time now) {
-  workload_->JudgeList(*op.list, ElementsOf(frame), now);
+  workload_->JudgeList(*op.list, resp::ElementsOf(frame), now);
   if (workload_->report()->clean()) unlinks_.push_back(op.list);
 }
 
