@@ -2,11 +2,11 @@
 
 // File: proxy/fifo.h
 //
-// A queue that keeps its memory: once it has had its greatest length, and has been empty or at half
-// of its memory since, nothing is allocated.
-// (std::deque takes and frees a block every few entries.)
+// A queue that keeps its memory: once it has room for more than twice its greatest length, nothing
+// is allocated. (std::deque takes and frees a block every few entries.)
 
 #include <cstddef>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -16,6 +16,8 @@ namespace proxy {
 
 template <typename T>
 class Fifo {
+  static_assert(std::is_trivially_copyable_v<T>);  // what has gone stays in memory for a while
+
  public:
   bool empty() const { return head_ == entries_.size(); }
   size_t size() const { return entries_.size() - head_; }

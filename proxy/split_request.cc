@@ -18,6 +18,9 @@
 namespace proxy {
 namespace {
 
+// So much of small values is copied into one reply, while the fragments' replies are still there.
+constexpr size_t kMergedCopyMax = 64 << 10;
+
 // Makes the bytes of fragments: a header, and the arguments of their keys.
 class FragmentBuilder {
  public:
@@ -97,7 +100,6 @@ Request* NewFragment(Worker* worker, Request* parent, cluster::Slot slot) {
   fragment->parent = parent;
   fragment->protocol = parent->protocol;
   fragment->slot = slot;
-  fragment->arrived = worker->now();
   fragment->fragment = static_cast<uint32_t>(parent->fragments->requests.size());
   parent->fragments->requests.push_back(fragment);
   worker->stats()->fragments.Add(1);
@@ -113,10 +115,8 @@ void AppendArrayHeader(Client* client, size_t count, io::Rope* out) {
 }
 
 // Of fragments of one key each: their only elements, one after the other. Small ones are copied:
-// each would be a part of a send. Empty if a reply is in pieces, or not as it must be.
-// Long ones are left to others, who refer to what is there instead of holding it twice.
-constexpr size_t kMergedCopyMax = 64 << 10;
-
+// each would be a part of a send. Empty if a reply is in pieces, or not as it must be, or if all
+// are too much to hold twice.
 io::Rope MergeOneKeyReplies(Client* client, const Fragments& fragments) {
   constexpr absl::string_view kOneElement = "*1\r\n";
   io::Rope merged;
