@@ -485,6 +485,7 @@ void FakeNode::ExecuteOnData(Connection* connection, absl::string_view name, con
   for (const uint32_t key : keys) {
     const cluster::Slot slot = cluster_->keys_.slot(key);
     execution.key = key;
+    execution.stored = Find(key);
     execution.authoritative =
         cluster_->truth_->owner[slot] == number_ || cluster_->MigrationTarget(slot) == number_;
     // Of a replica's reads: as far as it has followed.

@@ -76,6 +76,7 @@ struct Execution {
   uint64_t connection = 0;
   absl::string_view command;  // upper case
   absl::string_view reply;    // of the whole command
+  const Value* stored = nullptr;  // under the key, afterwards; null: none
 };
 
 class ExecutionObserver {

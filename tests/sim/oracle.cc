@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -103,6 +104,20 @@ void Oracle::OnAbandoned(uint64_t id) {
   if (request.outcome == Outcome::kPending) request.outcome = Outcome::kUnknown;
 }
 
+void Oracle::OldValues::Add(absl::string_view value, Nanos now) {
+  const uint64_t hash = Hash(value);
+  const auto useless = [&](const Read& read) { return read.hash == hash || read.until <= now; };
+  reads_.erase(std::remove_if(reads_.begin(), reads_.end(), useless), reads_.end());
+  reads_.push_back({hash, now + kReplyUnread});
+}
+
+bool Oracle::OldValues::Contains(absl::string_view value, Nanos now) const {
+  const auto same = [hash = Hash(value), now](const Read& read) {
+    return read.hash == hash && now < read.until;
+  };
+  return absl::c_any_of(reads_, same);
+}
+
 // --- what nodes do
 
 void Oracle::OnExecuted(const Execution& execution) {
@@ -112,9 +127,9 @@ void Oracle::OnExecuted(const Execution& execution) {
   if (execution.asked_too_late && execution.write) OnLost(0, execution.key);
   // Nor does a primary know, when it goes on after a pause, that it was replaced meanwhile; who has
   // not heard of that from others may well ask it. (CheckTopology: who has heard must not.)
-  const bool deposed = !execution.authoritative && !execution.write;
-  if (execution.asked_too_late || deposed) {
-    history(execution.key).old_reads_until = net_->now() + kReplyUnread;
+  if (!execution.write && (execution.asked_too_late || !execution.authoritative)) {
+    history(execution.key)
+        .old_values.Add(execution.stored == nullptr ? "" : execution.stored->text, net_->now());
   }
   if (execution.id == 0) {
     if (execution.command == "LPOP" && execution.reply[0] == '$' && execution.reply[1] != '-') {
@@ -368,7 +383,7 @@ void Oracle::CheckValue(uint64_t id, uint32_t key, const absl::string_view* valu
     }
   }
   if (cluster_->keys()->name(key)[0] == 'd') return;  // deleted without an id
-  if (OldReadsAllowed(key) && before != UINT32_MAX) return;
+  if (before != UINT32_MAX && OldReadAllowed(key, value == nullptr ? "" : *value)) return;
   const bool own = IsPrivate(key);
   const std::vector<uint64_t>& writes = history(key).writes;
   for (size_t i = writes.size(); i-- > 0;) {
@@ -399,7 +414,7 @@ void Oracle::CheckValue(uint64_t id, uint32_t key, const absl::string_view* valu
 // "17;23;…": tokens of its client, in order, none missing that was acknowledged.
 void Oracle::CheckTokens(uint64_t id, uint32_t key, absl::string_view text, uint32_t before) {
   const std::vector<uint64_t>& writes = history(key).writes;
-  const bool old = OldReadsAllowed(key) && before != UINT32_MAX;
+  const bool old = before != UINT32_MAX && OldReadAllowed(key, text);
   size_t next = 0;
   const auto skip_to = [&](uint64_t token) {
     for (; next < writes.size() && writes[next] != token; ++next) {

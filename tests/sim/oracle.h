@@ -99,6 +99,22 @@ class Oracle final : public ExecutionObserver {
   std::string Describe(uint64_t id) const;
 
  private:
+  // What reads saw that ran at a node that could not know better, until their replies must have
+  // come.
+  class OldValues {
+   public:
+    // A key without a value: "".
+    void Add(absl::string_view value, Nanos now);
+    bool Contains(absl::string_view value, Nanos now) const;
+
+   private:
+    struct Read {
+      uint64_t hash;
+      Nanos until;
+    };
+    std::vector<Read> reads_;
+  };
+
   struct History {
     std::vector<uint64_t> writes;           // ids, as issued
     absl::flat_hash_set<uint64_t> lost;     // by the cluster
@@ -107,7 +123,7 @@ class Oracle final : public ExecutionObserver {
     // By client: the sequence number of its last write that ran. Most keys are of one client.
     absl::InlinedVector<std::pair<uint32_t, uint32_t>, 1> last_writes;
     uint32_t& last_write(uint32_t client);
-    Nanos old_reads_until = -1;  // by no fault of the proxy
+    OldValues old_values;
   };
 
   void Fail(absl::string_view what, uint64_t id);
@@ -122,8 +138,8 @@ class Oracle final : public ExecutionObserver {
   void CheckTokens(uint64_t id, uint32_t key, absl::string_view text, uint32_t before);
   History& history(uint32_t key);
   bool IsPrivate(uint32_t key) const { return cluster_->keys()->name(key)[0] != 'S'; }
-  bool OldReadsAllowed(uint32_t key) {
-    return old_reads_allowed_ || net_->now() < history(key).old_reads_until;
+  bool OldReadAllowed(uint32_t key, absl::string_view value) {
+    return old_reads_allowed_ || history(key).old_values.Contains(value, net_->now());
   }
   bool Lost(uint32_t key, uint64_t id) { return history(key).lost.contains(id); }
 
