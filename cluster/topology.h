@@ -75,6 +75,8 @@ class Topology {
     const uint16_t shard = slot_to_shard_[slot];
     return shard == kNoShard ? nullptr : &shards_[shard];
   }
+  // Asks the processor for the slot's entry: the table is read all over, and large.
+  void PrefetchShard(Slot slot) const { __builtin_prefetch(&slot_to_shard_[slot]); }
   absl::Span<const Node> nodes() const { return nodes_; }
   const Node& node(NodeIndex index) const { return nodes_[index]; }
   // One per primary that serves a slot, in the order of the nodes.

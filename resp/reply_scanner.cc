@@ -15,6 +15,19 @@ bool IsDoubleByte(char c) {
   return kBytes.find(c) != absl::string_view::npos;
 }
 
+// The length of the whole bulk that the input begins with, header and line ends included. 0: it is
+// not here as a whole, or is not a common one.
+size_t BulkBytes(absl::string_view input) {
+  const char* const p = input.data();
+  if (input.size() < 1 + sizeof(uint64_t)) return 0;
+  const uint64_t word = LoadWord(p + 1);
+  WordNumber length = ReadShortNumber(word);
+  if (length.bytes == 0) length = ReadNumber(word);
+  const size_t bytes = size_t{1} + length.bytes + length.value + 2;
+  if (length.bytes == 0 || bytes > input.size() || !IsCrlf(p + bytes - 2)) return 0;
+  return bytes;
+}
+
 }  // namespace
 
 ScanResult ReplyScanner::Scan(absl::string_view input) {
@@ -24,6 +37,10 @@ ScanResult ReplyScanner::Scan(absl::string_view input) {
   if (state_ == State::kStart) {
     if (p == end) return {ScanStatus::kNeedMore, 0};
     type_ = *p;
+    if (const size_t whole = type_ == '$' ? BulkBytes(input) : 0; whole > 0) {
+      frame_bytes_ = whole;
+      return {ScanStatus::kComplete, whole};
+    }
     body_left_ = frame_bytes_ = 0;
     values_left_ = 1;
     state_ = State::kType;

@@ -35,12 +35,13 @@ ScanResult RequestScanner::Scan(absl::string_view input, const RequestLimits& li
   const char* p = begin;
   if (state_ == State::kStart) {
     if (p == end) return {ScanStatus::kNeedMore, 0};
+    const size_t whole = *p == '*' ? TakeWhole(p, input.size(), limits) : 0;
+    if (whole > 0) return {ScanStatus::kComplete, whole};
     BeginFrame(*p);
   }
   if (is_inline_) {
     p = ScanInline(p, end, limits);
   } else {
-    if (state_ == State::kArrayMarker) p = TakeShortHead(p, end, limits);
     for (;;) {
       const uint64_t offset = frame_bytes_ + static_cast<uint64_t>(p - begin);
       if (state_ == State::kBody) p = SkipArgs(p, end, offset, limits);
@@ -61,23 +62,32 @@ void RequestScanner::BeginFrame(char first) {
   body_left_ = frame_bytes_ = line_start_ = 0;
 }
 
-// Takes the array's header and that of its first argument if both are short and lie in the input.
-// What it does not take is left to ScanBytes, which also finds the errors.
-const char* RequestScanner::TakeShortHead(const char* p, const char* end,
-                                          const RequestLimits& limits) {
+// Takes a frame that lies in the input as a whole and has short and well-formed headers, which most
+// do. 0: it is another one, for the other functions, which also find the errors.
+size_t RequestScanner::TakeWhole(const char* p, uint64_t size, const RequestLimits& limits) {
   // The longest such head is "*999\r\n$", and a word of digits follows.
-  if (end - p < 15) return p;
+  if (size < 15) return 0;
   const WordNumber count = ReadShortNumber(LoadWord(p + 1));
-  const char* const bulk = p + 1 + count.bytes;
-  if (count.value == 0 || count.value > ArgsMax(limits) || *bulk != '$') return p;
-  const WordNumber length = ReadShortNumber(LoadWord(bulk + 1));
-  if (length.bytes == 0 || length.value > BulkBytesMax(limits)) return p;
-  const uint32_t head_bytes = 2 + count.bytes + length.bytes;
-  arg_count_ = count.value;
-  args_[0] = {head_bytes, length.value};
-  body_left_ = uint64_t{length.value} + 2;
-  state_ = State::kBody;
-  return p + head_bytes;
+  if (count.value == 0 || count.value > ArgsMax(limits) || p[1 + count.bytes] != '$') return 0;
+  const uint64_t bulk_bytes_max = static_cast<uint64_t>(BulkBytesMax(limits));
+  const uint64_t first = 2 + count.bytes;
+  WordNumber length = ReadShortNumber(LoadWord(p + first));
+  uint64_t body = first + length.bytes;
+  for (uint32_t arg = 0;;) {
+    if (length.bytes == 0 || length.value > bulk_bytes_max) return 0;
+    if (arg < kRecordedArgs) args_[arg] = {body, length.value};
+    const uint64_t body_end = body + length.value;
+    if (++arg == count.value) {
+      if (body_end + 2 > size || !IsCrlf(p + body_end)) return 0;
+      BeginFrame('*');
+      state_ = State::kStart;
+      arg_count_ = count.value;
+      return frame_bytes_ = body_end + 2;
+    }
+    if (body_end + kNextLengthReach > size) return 0;
+    length = ReadNextLength(p + body_end);
+    body = body_end + length.bytes;
+  }
 }
 
 // The fast way over arguments: body_left_ bytes of one are to come at `p`, which is `offset` bytes

@@ -98,8 +98,8 @@ class RequestScanner {
     kLineEnd,
     kBigInline,
   };
+  size_t TakeWhole(const char* p, uint64_t size, const RequestLimits& limits);
   // Each returns the end of what it took.
-  const char* TakeShortHead(const char* p, const char* end, const RequestLimits& limits);
   const char* SkipArgs(const char* p, const char* end, uint64_t offset,
                        const RequestLimits& limits);
   const char* ScanBytes(const char* p, const char* end, uint64_t offset,

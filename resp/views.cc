@@ -9,7 +9,8 @@
 
 namespace resp {
 
-absl::string_view ViewAt(Pieces pieces, ArgPosition position, std::string* scratch) {
+absl::string_view internal::ViewBehindFirst(Pieces pieces, ArgPosition position,
+                                            std::string* scratch) {
   uint64_t offset = position.offset;
   size_t i = 0;
   while (i < pieces.size() && offset >= pieces[i].size()) offset -= pieces[i++].size();

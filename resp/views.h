@@ -18,9 +18,18 @@ namespace resp {
 
 using Pieces = absl::Span<const absl::string_view>;
 
+namespace internal {
+absl::string_view ViewBehindFirst(Pieces pieces, ArgPosition position, std::string* scratch);
+}  // namespace internal
+
 // The bytes at a position: a view into the piece that holds them, or, where they lie in several
 // pieces, a copy in *scratch (replaced) that the result points into.
-absl::string_view ViewAt(Pieces pieces, ArgPosition position, std::string* scratch);
+inline absl::string_view ViewAt(Pieces pieces, ArgPosition position, std::string* scratch) {
+  if (!pieces.empty() && position.offset + position.length <= pieces[0].size()) {
+    return absl::string_view(pieces[0].data() + position.offset, position.length);
+  }
+  return internal::ViewBehindFirst(pieces, position, scratch);
+}
 
 // A place in a frame's pieces that only moves on.
 class PieceCursor {
