@@ -72,28 +72,10 @@ void BlockPool::Recycle(Block* block) {
   idle_.push_back(block);
 }
 
-Slice Arena::Copy(absl::string_view bytes) {
-  if (bytes.empty()) return Slice();
-  if (bytes.size() > pool_->block_bytes()) return CopyToHeap(bytes);
-  memcpy(Reserve(bytes.size()), bytes.data(), bytes.size());
-  return Commit(bytes.size());
-}
-
-char* Arena::Reserve(size_t bytes) {
-  ABSL_ASSERT(bytes <= pool_->block_bytes());
-  if (block_ && block_->refs == 1) used_ = 0;  // all slices are gone: from the beginning again
-  if (!block_ || block_->size - used_ < bytes) {
-    block_ = pool_->Take();
-    used_ = 0;
-  }
-  return block_->data + used_;
-}
-
-Slice Arena::Commit(size_t bytes) {
-  ABSL_ASSERT(block_ && bytes <= block_->size - used_);
-  const absl::string_view committed(block_->data + used_, bytes);
-  used_ += bytes;
-  return Slice(block_, committed);
+// A whole block of room: the one at hand if all slices into it are gone, else another one.
+void Arena::Renew() {
+  if (!block_ || block_->refs > 1) block_ = pool_->Take();
+  used_ = 0;
 }
 
 void Arena::Release() {

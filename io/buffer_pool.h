@@ -9,9 +9,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <vector>
 
+#include "absl/base/macros.h"
 #include "absl/strings/string_view.h"
 #include "io/slice.h"
 
@@ -50,15 +52,31 @@ class Arena {
   // The pool outlives the arena and all slices.
   explicit Arena(BlockPool* pool) : pool_(pool) {}
   // Copies the bytes. Larger pieces than a block get a heap block of their own.
-  Slice Copy(absl::string_view bytes);
+  Slice Copy(absl::string_view bytes) {
+    if (bytes.empty()) return Slice();
+    if (bytes.size() > pool_->block_bytes()) return CopyToHeap(bytes);
+    memcpy(Reserve(bytes.size()), bytes.data(), bytes.size());
+    return Commit(bytes.size());
+  }
   // At least `bytes` writable bytes (no more than a block), to be filled before Commit.
-  char* Reserve(size_t bytes);
+  char* Reserve(size_t bytes) {
+    ABSL_ASSERT(bytes <= pool_->block_bytes());
+    if (!block_ || block_->size - used_ < bytes || block_->refs == 1) Renew();
+    return block_->data + used_;
+  }
   // The first `bytes` of the last Reserve, as a slice.
-  Slice Commit(size_t bytes);
+  Slice Commit(size_t bytes) {
+    ABSL_ASSERT(block_ && bytes <= block_->size - used_);
+    const absl::string_view committed(block_->data + used_, bytes);
+    used_ += bytes;
+    return Slice(block_, committed);
+  }
   // Gives up the share of the current block: an idle owner holds no memory.
   void Release();
 
  private:
+  void Renew();
+
   BlockPool* const pool_;
   BufferRef block_;
   size_t used_ = 0;

@@ -32,19 +32,7 @@ bool IsZeroCopyRefusal(int result) {
 
 // --- SendQueue
 
-void SendQueue::Push(Slice slice) {
-  if (slice.empty()) return;
-  bytes_ += slice.size();
-  if (slice_count() > 0 && slices_.back().IsFollowedBy(slice)) {
-    slices_.back().ExtendBy(slice.size());
-  } else {
-    slices_.push_back(std::move(slice));
-  }
-}
-
-void SendQueue::Push(const Rope& rope) {
-  for (const Slice& slice : rope.slices()) Push(slice);
-}
+void SendQueue::Add(Slice slice) { slices_.push_back(std::move(slice)); }
 
 size_t SendQueue::Gather(size_t bytes_max, std::vector<iovec>* parts) const {
   parts->clear();

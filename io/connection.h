@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/string_view.h"
@@ -25,8 +26,19 @@ namespace io {
 class SendQueue {
  public:
   // Joins the last slice when it continues it in the same block.
-  void Push(Slice slice);
-  void Push(const Rope& rope);
+  void Push(Slice slice) {
+    if (slice.empty()) return;
+    bytes_ += slice.size();
+    if (slice_count() > 0 && slices_.back().IsFollowedBy(slice)) {
+      slices_.back().ExtendBy(slice.size());
+    } else {
+      Add(std::move(slice));
+    }
+  }
+  void Push(Rope rope) {
+    if (Slice* only = rope.only_slice(); only != nullptr) return Push(std::move(*only));
+    for (const Slice& slice : rope.slices()) Push(slice);
+  }
   size_t bytes() const { return bytes_; }
   bool empty() const { return bytes_ == 0; }
   // Fills `parts` with the first bytes of the queue: at most 1024 parts and `bytes_max` bytes.
@@ -45,6 +57,8 @@ class SendQueue {
   size_t slice_count() const { return slices_.size() - head_; }
 
  private:
+  void Add(Slice slice);
+
   std::vector<Slice> slices_;  // [head_, end) are waiting
   size_t head_ = 0;
   size_t bytes_ = 0;
@@ -110,7 +124,7 @@ class Connection {
 
   // --- sending
   void Send(Slice slice) { queue_.Push(std::move(slice)); }
-  void Send(const Rope& rope) { queue_.Push(rope); }
+  void Send(Rope rope) { queue_.Push(std::move(rope)); }
   // Starts a send of what is waiting, unless one is in flight or nothing waits.
   void Flush();
   SendEvent OnSent(const Completion& completion);

@@ -23,7 +23,7 @@
 namespace io {
 
 enum class OpKind : uint8_t {
-  kNone,     // nobody wants the completion
+  kNone,  // nobody wants the completion
   kAccept,
   kConnect,
   kRecv,
@@ -68,8 +68,8 @@ constexpr size_t kBufferGroups = 2;
 
 // A small note from one thread to another. Larger things lie in a mailbox beside it.
 struct Message {
-  uint8_t kind = 0;     // the receiver's own numbering
-  uint32_t value = 0;   // a descriptor, an index, a sequence number
+  uint8_t kind = 0;    // the receiver's own numbering
+  uint32_t value = 0;  // a descriptor, an index, a sequence number
 };
 
 // Number of a ring within its process (or simulated world).
@@ -110,7 +110,8 @@ class Ring {
   virtual void Accept(OpToken token, Fd listener) = 0;
   virtual void Connect(OpToken token, Fd socket, const Endpoint& peer) = 0;
   // Receives into the group's buffers; armed while `more`. Result 0 is the end of input. -ENOBUFS
-  // ends it; arm it again: the ring holds it back, in the order of arrival, until there are buffers.
+  // ends it; arm it again: the ring holds it back, in the order of arrival, until there are
+  // buffers.
   virtual void Recv(OpToken token, Fd socket, BufferGroup group) = 0;
   // Receives once, at most `capacity` bytes, into `memory`, which lives until the completion.
   // The completion's data is empty: the caller knows its memory.
@@ -140,7 +141,8 @@ class Ring {
 
   // Monotonic time, constant within a turn. Not the time of day.
   virtual absl::Time Now() const = 0;
-  // Share of the group's buffers that are free, 0..1: below a half, long-lived bytes are copied out.
+  // Share of the group's buffers that are free, 0..1: below a half, long-lived bytes are copied
+  // out.
   virtual double FreeBufferShare(BufferGroup group) const = 0;
   // The chosen features in one line, for the log and INFO: "io_uring defer_taskrun=1 …".
   virtual std::string Describe() const = 0;

@@ -16,6 +16,7 @@
 #include "absl/base/macros.h"
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 
 namespace io {
 
@@ -56,13 +57,15 @@ class BufferRef {
 
   void Drop() {
     Block* block = std::exchange(block_, nullptr);
-    if (block != nullptr && --block->refs == 0) block->owner->Recycle(block);
+    if (block != nullptr && --block->refs == 0) Return(block);
   }
   Block* get() const { return block_; }
   Block* operator->() const { return block_; }
   explicit operator bool() const { return block_ != nullptr; }
 
  private:
+  static void Return(Block* block);  // out of line: what it is called from is small, and everywhere
+
   Block* block_ = nullptr;
 };
 
@@ -72,6 +75,17 @@ class Slice {
  public:
   Slice() = default;
   Slice(BufferRef buffer, absl::string_view bytes) : buffer_(std::move(buffer)), bytes_(bytes) {}
+  Slice(const Slice&) = default;
+  // The other one is empty afterwards.
+  Slice(Slice&& other) noexcept
+      : buffer_(std::move(other.buffer_)), bytes_(std::exchange(other.bytes_, {})) {}
+  Slice& operator=(const Slice&) = default;
+  Slice& operator=(Slice&& other) noexcept {
+    buffer_ = std::move(other.buffer_);
+    bytes_ = std::exchange(other.bytes_, {});
+    return *this;
+  }
+  ~Slice() = default;
   // `text` lives as long as the process.
   static Slice Static(absl::string_view text) { return Slice(BufferRef(), text); }
 
@@ -97,45 +111,71 @@ class Slice {
   absl::string_view bytes_;  // within *buffer_
 };
 
-// A message in pieces, in order. Neighbours in one block are joined.
+// A message in pieces, in order. Neighbours in one block are joined. Most have one piece, which
+// costs no memory of its own.
 class Rope {
  public:
+  Rope() = default;
+  explicit Rope(Slice slice) : one_(std::move(slice)) {}
+  Rope(const Rope& other) : one_(other.one_) {
+    if (other.many_ != nullptr) CopyMany(*other.many_);
+  }
+  // The other one is empty afterwards.
+  Rope(Rope&& other) noexcept
+      : one_(std::move(other.one_)), many_(std::exchange(other.many_, nullptr)) {}
+  Rope& operator=(const Rope& other) { return *this = Rope(other); }
+  Rope& operator=(Rope&& other) noexcept {
+    if (many_ != nullptr) DropMany();
+    one_ = std::move(other.one_);
+    many_ = std::exchange(other.many_, nullptr);
+    return *this;
+  }
+  ~Rope() {
+    if (many_ != nullptr) DropMany();
+  }
+
   void Append(Slice slice) {
     if (slice.empty()) return;
-    bytes_ += slice.size();
-    if (!slices_.empty() && slices_.back().IsFollowedBy(slice)) {
-      slices_.back().ExtendBy(slice.size());
+    if (empty()) {
+      one_ = std::move(slice);
+    } else if (many_ == nullptr && one_.IsFollowedBy(slice)) {
+      one_.ExtendBy(slice.size());
     } else {
-      slices_.push_back(std::move(slice));
+      AppendToMany(std::move(slice));
     }
   }
   void Append(const Rope& rope) {
-    for (const Slice& slice : rope.slices_) Append(slice);
+    for (const Slice& slice : rope.slices()) Append(slice);
   }
   void Clear() {
-    slices_.clear();
-    bytes_ = 0;
+    if (many_ != nullptr) DropMany();
+    one_ = Slice();
   }
   // The pieces' bytes, which live as long as the rope.
-  absl::InlinedVector<absl::string_view, 4> Views() const {
-    absl::InlinedVector<absl::string_view, 4> views;
-    for (const Slice& slice : slices_) views.push_back(slice.bytes());
-    return views;
-  }
+  absl::InlinedVector<absl::string_view, 4> Views() const;
   // The bytes in one string.
-  std::string Flatten() const {
-    std::string text;
-    text.reserve(bytes_);
-    for (const Slice& slice : slices_) text.append(slice.data(), slice.size());
-    return text;
+  std::string Flatten() const;
+  size_t size() const { return many_ == nullptr ? one_.size() : many_->bytes; }
+  bool empty() const { return size() == 0; }
+  // Valid until the rope is changed.
+  absl::Span<const Slice> slices() const {
+    if (many_ != nullptr) return many_->slices;
+    return absl::MakeConstSpan(&one_, one_.empty() ? 0 : 1);
   }
-  size_t size() const { return bytes_; }
-  bool empty() const { return bytes_ == 0; }
-  const absl::InlinedVector<Slice, 1>& slices() const { return slices_; }
+  // If it has one piece only: that; else null.
+  Slice* only_slice() { return many_ == nullptr ? &one_ : nullptr; }
 
  private:
-  absl::InlinedVector<Slice, 1> slices_;
-  size_t bytes_ = 0;
+  struct Many {
+    absl::InlinedVector<Slice, 4> slices;
+    size_t bytes = 0;
+  };
+  void AppendToMany(Slice slice);
+  void CopyMany(const Many& many);
+  void DropMany();
+
+  Slice one_;             // all of it, if that is one piece
+  Many* many_ = nullptr;  // owned; all of it otherwise
 };
 
 // Ranges of a rope, found without walking through it: it may have very many slices.
