@@ -264,10 +264,38 @@ void Backend::Enqueue(Request* request) {
   ABSL_ASSERT(usable());
   request->state = Request::State::kQueued;
   request->backend = this;
-  if (request->client != nullptr) ++request->client->in_flight;
-  unsent_.Push(request);
-  unsent_bytes_ += request->bytes.size();
+  ++request->client->in_flight;
+  if (unsent_.empty() && MayGive()) {
+    Give(request);
+  } else {
+    unsent_.Push(request);
+    unsent_bytes_ += request->bytes.size();
+  }
   worker_->MarkDirty(this);
+}
+
+bool Backend::MayGive() const {
+  // Two entries: a request may come with an ASKING.
+  return (state_ == State::kOpen || state_ == State::kRetired) &&
+         pending_.size() + 2 <= PendingRing::kEntriesMax &&
+         connection_.unsent_bytes() < kGivenBytesMax;
+}
+
+// Gives the request to the connection, which sends it with its next Flush.
+void Backend::Give(Request* request) {
+  if (request->asking) {
+    // ASKING covers only the next command on its connection, so the two go out together.
+    Expect(nullptr, kAsking.size());
+    connection_.Send(io::Slice::Static(kAsking));
+  }
+  Expect(request, request->bytes.size());
+  connection_.Send(request->bytes);
+  request->state = Request::State::kSent;
+  request->handed_over = true;
+  if (request->hold != nullptr) request->hold->place.Leave();
+  if ((request->command->flags & cluster::kFlagSlow) != 0) ++node_->slow_outstanding;
+  worker_->stats()->backend_requests.Add(1);
+  worker_->stats()->payload_bytes_forwarded.Add(request->bytes.size());
 }
 
 void Backend::Flush() {
@@ -275,9 +303,7 @@ void Backend::Flush() {
   if (state_ == State::kHandshake) return connection_.Flush();
   if (state_ != State::kOpen && state_ != State::kRetired) return;
   bool dropped = false;
-  // Two entries: a request may come with an ASKING.
-  while (!unsent_.empty() && pending_.size() + 2 <= PendingRing::kEntriesMax &&
-         connection_.unsent_bytes() < kGivenBytesMax) {
+  while (!unsent_.empty() && MayGive()) {
     Request* request = unsent_.front();
     if (unsent_.size() > Request::kAhead) Request::Prefetch(unsent_.begin()[Request::kAhead]);
     unsent_.Pop();
@@ -292,24 +318,7 @@ void Backend::Flush() {
       dropped = true;
       continue;
     }
-    PendingRing::Entry entry = NextEntry(request->bytes.size());
-    if (request->asking) {
-      // ASKING covers only the next command on its connection, so the two go out together.
-      connection_.Send(io::Slice::Static(kAsking));
-      PendingRing::Entry asking = entry;
-      asking.end = asking.begin + kAsking.size();
-      pending_.Push(asking);
-      entry.end += kAsking.size();
-    }
-    entry.request = request;
-    connection_.Send(request->bytes);
-    pending_.Push(entry);
-    request->state = Request::State::kSent;
-    request->handed_over = true;
-    if (request->hold != nullptr) request->hold->place.Leave();
-    if ((request->command->flags & cluster::kFlagSlow) != 0) ++node_->slow_outstanding;
-    worker_->stats()->backend_requests.Add(1);
-    worker_->stats()->payload_bytes_forwarded.Add(request->bytes.size());
+    Give(request);
   }
   if (unsent_.empty() && connection_.send_idle()) arena_.Release();
   connection_.Flush();
@@ -318,13 +327,10 @@ void Backend::Flush() {
   if (state_ == State::kRetired && owed() == 0) Fail(Failure::kRetired, "");
 }
 
-// For bytes that are given to the connection next.
-PendingRing::Entry Backend::NextEntry(size_t bytes) const {
-  PendingRing::Entry entry;
-  entry.sent_at = worker_->now();
-  entry.begin = connection_.sent_bytes() + connection_.unsent_bytes();
-  entry.end = entry.begin + bytes;
-  return entry;
+// A reply to what is given to the connection next, so many bytes.
+void Backend::Expect(Request* request, size_t bytes) {
+  const uint64_t begin = connection_.sent_bytes() + connection_.unsent_bytes();
+  pending_.Push({request, begin + bytes, worker_->now()}, begin);
 }
 
 // The request, and those behind it that must not overtake it, find another way.
@@ -395,9 +401,9 @@ void Backend::TakeReplies(io::Slice data) {
     if (pending_.size() > Request::kAhead) Request::Prefetch(pending_.at(Request::kAhead).request);
     if (request == nullptr) {
       if (!complete) continue;
-      const bool ping = front.ping;
+      const bool pong = front.end == ping_end_;
       pending_.Pop();  // the +OK to ASKING; an error there shows in the next reply
-      if (ping) OnPong(scanner_.type());
+      if (pong) OnPong(scanner_.type());
       continue;
     }
     if (complete) {
@@ -437,17 +443,15 @@ void Backend::AfterReply() {
 }
 
 void Backend::CheckAuthentication() {
-  if (state_ != State::kOpen || checking_ || pending_.full()) return;
-  checking_ = true;
-  PendingRing::Entry entry = NextEntry(kPing.size());
-  entry.ping = true;
+  if (state_ != State::kOpen || ping_end_ != 0 || pending_.full()) return;
+  Expect(nullptr, kPing.size());
+  ping_end_ = pending_.back().end;
   connection_.Send(io::Slice::Static(kPing));
-  pending_.Push(entry);
   worker_->MarkDirty(this);
 }
 
 void Backend::OnPong(char type) {
-  checking_ = false;
+  ping_end_ = 0;
   if (type != '-') return;
   worker_->log()->WarnEvery("auth",
                             absl::StrCat("node ", node_->address.host, ":", node_->address.port,
@@ -586,10 +590,10 @@ void Backend::Settle() {
   const uint64_t handed_over = connection_.sent_bytes();
   bool head = true;
   for (; !pending_.empty(); pending_.Pop()) {
-    const PendingRing::Entry* entry = &pending_.front();
-    if (entry->request == nullptr) continue;
-    if ((entry->request->command->flags & cluster::kFlagSlow) != 0) --node_->slow_outstanding;
-    SettleOne(entry->request, entry->begin < handed_over, head);
+    Request* request = pending_.front().request;
+    if (request == nullptr) continue;
+    if ((request->command->flags & cluster::kFlagSlow) != 0) --node_->slow_outstanding;
+    SettleOne(request, pending_.front_begin() < handed_over, head);
     head = false;
   }
   SettleUnsent();
@@ -626,7 +630,7 @@ void Backend::SettleOne(Request* request, bool handed_over, bool head) {
     return client->BeginClose();
   }
   if (failure_ != Failure::kProtocol && worker_->dispatcher()->MayRepeat(*request)) {
-    request->reply.Clear();
+    client->DropReply(request);
     return worker_->dispatcher()->Repeat(request);
   }
   absl::string_view error = kConnectionLostError;

@@ -135,8 +135,10 @@ class Backend {
   void AfterReply();
   void OnPong(char type);
   void FenceOff();
+  bool MayGive() const;
+  void Give(Request* request);
   void GiveBack(Request* request);
-  PendingRing::Entry NextEntry(size_t bytes) const;
+  void Expect(Request* request, size_t bytes);
   void Settle();
   void SettleUnsent();
   void SettleOne(Request* request, bool handed_over, bool head);
@@ -170,7 +172,7 @@ class Backend {
   std::string handshake_frame_;        // a handshake reply in pieces
   std::deque<OldConnection> fencing_;  // those this handshake asks about, in order
   uint64_t fences_seen_ = 0;           // NodeBackends::fences when the handshake was sent
-  bool checking_ = false;              // a PING of ours is out
+  uint64_t ping_end_ = 0;              // of the PING of ours that is out; 0: none is
   int64_t client_id_ = 0;              // ours at the node
   std::string name_;                   // ours at the node
 };

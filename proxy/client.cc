@@ -157,10 +157,12 @@ void Client::TakeRequests() {
     }
     input_bytes_ -= result.consumed;
     bytes_left_ -= std::min(bytes_left_, result.consumed);
-    const io::Slice piece = chunk.Sub(0, result.consumed);
-    chunk.RemovePrefix(result.consumed);
-    if (chunk.empty()) {
-      chunk = io::Slice();
+    io::Slice piece;
+    if (result.consumed < chunk.size()) {
+      piece = chunk.Sub(0, result.consumed);
+      chunk.RemovePrefix(result.consumed);
+    } else {
+      piece = std::move(chunk);
       if (++input_head_ == input_.size()) {
         input_.clear();
         input_head_ = 0;
@@ -170,7 +172,7 @@ void Client::TakeRequests() {
       KeepPartial(piece);
     } else {
       --requests_left_;
-      TakeFrame(piece);
+      TakeFrame(std::move(piece));
     }
   }
   if (stop_after_this_) BeginDrain();
@@ -223,20 +225,18 @@ void Client::AppendPiece(const io::BufferRef& buffer, absl::string_view piece, b
   message->Append(std::move(kept));
 }
 
-void Client::TakeFrame(const io::Slice& last_piece) {
+void Client::TakeFrame(io::Slice last_piece) {
   if (scanner_.arg_count() == 0) {
     partial_.Clear();
     return;
   }
-  io::Rope frame;
-  if (!partial_.empty()) {
-    frame = std::move(partial_);
-    partial_ = io::Rope();
-    // A last small piece is as good as copied: only large frames keep references.
-    AppendPiece(last_piece.buffer(), last_piece.bytes(), frame.size() >= kCopyBytes, &frame);
-  } else {
-    frame.Append(last_piece);
+  if (partial_.empty() && !scanner_.is_inline()) {
+    const absl::string_view bytes = last_piece.bytes();
+    return TakeArray(resp::Pieces(&bytes, 1), io::Rope(std::move(last_piece)), scanner_);
   }
+  io::Rope frame = std::move(partial_);
+  // A last small piece is as good as copied: only large frames keep references.
+  AppendPiece(last_piece.buffer(), last_piece.bytes(), frame.size() >= kCopyBytes, &frame);
   if (scanner_.is_inline()) return TakeInline(frame.Flatten());
   TakeArray(frame.Views(), frame, scanner_);
 }
@@ -267,18 +267,19 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
                        const resp::RequestScanner& scanned) {
   WorkerStats* stats = worker_->stats();
   stats->requests.Add(1);
-  std::string first_copy, second_copy;
-  const absl::string_view first = resp::ViewAt(pieces, scanned.arg(0), &first_copy);
+  const absl::string_view first = resp::ViewAt(pieces, scanned.arg(0), worker_->text_scratch(0));
   absl::string_view second;
-  if (scanned.arg_count() > 1) second = resp::ViewAt(pieces, scanned.arg(1), &second_copy);
-  // What browsers and other servers' clients send: the servers close without a word.
-  if (absl::EqualsIgnoreCase(first, "post") || absl::EqualsIgnoreCase(first, "host:")) {
-    stats->protocol_errors.Add(1);
-    return BeginClose();
+  if (scanned.arg_count() > 1) {
+    second = resp::ViewAt(pieces, scanned.arg(1), worker_->text_scratch(1));
   }
   const cluster::CommandSpec* command = nullptr;
   switch (cluster::LookUpCommand(first, second, scanned.arg_count(), &command)) {
     case cluster::Lookup::kUnknownCommand: {
+      // What browsers and other servers' clients send: the servers close without a word.
+      if (absl::EqualsIgnoreCase(first, "post") || absl::EqualsIgnoreCase(first, "host:")) {
+        stats->protocol_errors.Add(1);
+        return BeginClose();
+      }
       ArgList args(pieces);
       return AnswerNewError(cluster::UnknownCommandError(args.views()));
     }
@@ -308,17 +309,16 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
     case cluster::Serve::kSplit:
       break;
   }
-  if (worker_->MemoryUse() >= 0.95) return AnswerNewError(kOutOfMemory);
+  if (worker_->MemoryExhausted()) return AnswerNewError(kOutOfMemory);
   if (command->serve == cluster::Serve::kSplit) return TakeSplit(*command, pieces, frame);
-  TakeOneSlot(*command, pieces, frame, scanned);
+  TakeOneSlot(*command, second, pieces, frame);
 }
 
-void Client::TakeOneSlot(const cluster::CommandSpec& command, const resp::Pieces& pieces,
-                         const io::Rope& frame, const resp::RequestScanner& scanned) {
+// `second` is the argument behind the command's name.
+void Client::TakeOneSlot(const cluster::CommandSpec& command, absl::string_view second,
+                         const resp::Pieces& pieces, const io::Rope& frame) {
   if (command.single_first_key) {
-    std::string copy;
-    const cluster::Slot slot = cluster::SlotOf(resp::ViewAt(pieces, scanned.arg(1), &copy));
-    return StartOneSlot(command, slot, false, frame);
+    return StartOneSlot(command, cluster::SlotOf(second), false, frame);
   }
   if (command.serve == cluster::Serve::kKeyless) {
     return StartOneSlot(command, 0, false, frame);
@@ -342,6 +342,9 @@ void Client::TakeOneSlot(const cluster::CommandSpec& command, const resp::Pieces
 
 void Client::StartOneSlot(const cluster::CommandSpec& command, cluster::Slot slot, bool barrier,
                           const io::Rope& frame) {
+  if (const ClusterState* cluster = worker_->cluster(); cluster != nullptr) {
+    cluster->topology->PrefetchShard(slot);
+  }
   Request* request = NewRequest(command);
   request->slot = slot;
   request->barrier = barrier;
@@ -382,9 +385,10 @@ Request* Client::NewRequest(const cluster::CommandSpec& command) {
   request->client = this;
   request->command = &command;
   request->protocol = protocol_;
-  request->arrived = worker_->now();
-  request->sampled = worker_->SampleAccessLine();
-  request->next = nullptr;
+  if (worker_->SampleAccessLine()) {
+    request->sampled = true;
+    request->arrived = worker_->now();
+  }
   if (tail_ == nullptr) {
     head_ = request;
   } else {
@@ -438,24 +442,34 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
     if (waiting > 0) worker_->WakeClient(this);
   }
   if (!request->streaming) {
-    const bool stored = !request->reply.empty();
-    const bool error = (stored ? request->reply.slices()[0].data()[0] : piece[0]) == '-';
+    const char* const begin =
+        request->has_partial_reply ? request->partial_reply.slices()[0].data() : piece.data();
+    const bool error = *begin == '-';
     if (error && complete) return OnErrorReply(request, backend, piece);
     if (error) large = false;  // an error is looked at as a whole
-    if (complete && worker_->dispatcher()->RunsAgain(request)) return DropReply(request);
-    if (complete) worker_->dispatcher()->NoteMayHaveRun(request);
+    if (complete && waiting > 0) {
+      if (worker_->dispatcher()->RunsAgain(request)) return DropReply(request);
+      worker_->dispatcher()->NoteMayHaveRun(request);
+    }
   }
   if (request == head_ && (complete || large)) {
     // It is its turn: the bytes leave as they come.
-    SendStored(request);
+    if (request->has_partial_reply) connection_.Send(TakePartialReply(request));
     connection_.Send(KeepBytes(buffer, piece, large));
-    request->streaming = !complete;
-    worker_->MarkDirty(this);
+    request->streaming = true;
+    if (complete) {
+      request->bytes.Clear();
+      return Finish(request);
+    }
+  } else if (complete) {
+    request->bytes = TakePartialReply(request);
+    AppendPiece(buffer, piece, large, &request->bytes);
+    return Finish(request);
   } else {
-    AppendPiece(buffer, piece, large, &request->reply);
+    AppendPiece(buffer, piece, large, &request->partial_reply);
+    request->has_partial_reply = true;
     reply_bytes_ += piece.size();
   }
-  if (complete) return Finish(request);
   worker_->MarkDirty(this);
   // Only the front one waits for its client: the others' replies are needed to get there.
   if (request == head_ && Backlog(*request) > kOutputPauseBytes) backend->OnSlowReader();
@@ -463,9 +477,9 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
 
 // The last piece of an error reply. It may ask for something to be done instead of being passed on.
 void Client::OnErrorReply(Request* request, Backend* backend, absl::string_view last_piece) {
-  std::string text = request->reply.Flatten();
+  std::string text = TakePartialReply(request).Flatten();
   text.append(last_piece.data(), last_piece.size());
-  DropReply(request);
+  request->reply_bytes = 0;
   const absl::string_view line = absl::string_view(text).substr(1, text.size() - 3);
   if (worker_->dispatcher()->OnErrorReply(request, backend, line)) return;
   if (worker_->dispatcher()->RunsAgain(request)) return;
@@ -473,21 +487,21 @@ void Client::OnErrorReply(Request* request, Backend* backend, absl::string_view 
   Answer(request, text);
 }
 
+io::Rope Client::TakePartialReply(Request* request) {
+  if (!request->has_partial_reply) return io::Rope();
+  request->has_partial_reply = false;
+  reply_bytes_ -= request->partial_reply.size();
+  return std::move(request->partial_reply);
+}
+
 void Client::DropReply(Request* request) {
-  reply_bytes_ -= request->reply.size();
-  request->reply.Clear();
+  TakePartialReply(request);
   request->reply_bytes = 0;
 }
 
 size_t Client::Backlog(const Request& request) const {
-  return connection_.unsent_bytes() + request.reply.size();
-}
-
-void Client::SendStored(Request* request) {
-  if (request->reply.empty()) return;
-  reply_bytes_ -= request->reply.size();
-  connection_.Send(request->reply);
-  request->reply.Clear();
+  return connection_.unsent_bytes() +
+         (request.has_partial_reply ? request.partial_reply.size() : 0);
 }
 
 void Client::Answer(Request* request, absl::string_view reply) {
@@ -506,25 +520,24 @@ void Client::AnswerError(Request* request, absl::string_view line) {
 void Client::AnswerRope(Request* request, io::Rope reply) {
   if (state_ == State::kClosing) return;
   ABSL_ASSERT(!request->streaming);
-  reply_bytes_ -= request->reply.size();
-  request->reply = std::move(reply);
-  reply_bytes_ += request->reply.size();
-  request->reply_bytes = request->reply.size();
+  DropReply(request);
+  request->reply_bytes = reply.size();
+  request->bytes = std::move(reply);
   Finish(request);
 }
 
-// The request's reply is whole: here, or on its way to the client.
+// The request's reply is whole: `bytes` has what of it is not on its way to the client.
 void Client::Finish(Request* request) {
   ABSL_ASSERT(request->state != Request::State::kReady);
   request->state = Request::State::kReady;
   request->hold.reset();
-  request->bytes.Clear();
+  reply_bytes_ += request->bytes.size();
   if (request->parent != nullptr) {
     Request* parent = request->parent;
     if (--parent->fragments->unanswered > 0) return;
     io::Rope merged = MergeReplies(worker_, this, parent);
     for (Request* fragment : parent->fragments->requests) {
-      reply_bytes_ -= fragment->reply.size();
+      reply_bytes_ -= fragment->bytes.size();
       worker_->requests()->Give(fragment);
     }
     worker_->requests()->GiveFragments(std::move(parent->fragments));
@@ -542,10 +555,10 @@ void Client::SendReadyPrefix() {
   while (head_ != nullptr && head_->answered()) {
     Request* request = head_;
     if (request->sampled) LogAccess(*request);
-    SendStored(request);
+    reply_bytes_ -= request->bytes.size();
+    connection_.Send(std::move(request->bytes));
     head_ = request->next;
     if (head_ == nullptr) tail_ = nullptr;
-    request_bytes_ -= request->charged;
     worker_->requests()->Give(request);
   }
   ResumeFront();
@@ -695,7 +708,7 @@ void Client::DropRequest(Request* request) {
   Backend* backend = request->backend;
   request->client = nullptr;
   request->parent = nullptr;
-  request->reply.Clear();
+  request->DropPartialReply();
   // The rest of a large reply that only this client waits for is not worth reading.
   if (backend != nullptr && backend->AloneWithReply())
     backend->Fail(Backend::Failure::kRetired, "");

@@ -67,6 +67,8 @@ class Client {
   void Answer(Request* request, absl::string_view reply);
   void AnswerRope(Request* request, io::Rope reply);
   void AnswerError(Request* request, absl::string_view line);
+  // What has come of its reply is not for the client.
+  void DropReply(Request* request);
 
   // --- its requests
   // Calls fn for each unanswered request in order; of a split request: for its unanswered
@@ -144,12 +146,12 @@ class Client {
   bool MayTake();
   void ClearInput();
   void KeepPartial(const io::Slice& piece);
-  void TakeFrame(const io::Slice& last_piece);
+  void TakeFrame(io::Slice last_piece);
   void TakeInline(std::string line);
   void TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
                  const resp::RequestScanner& scanned);
-  void TakeOneSlot(const cluster::CommandSpec& command, const resp::Pieces& pieces,
-                   const io::Rope& frame, const resp::RequestScanner& scanned);
+  void TakeOneSlot(const cluster::CommandSpec& command, absl::string_view second,
+                   const resp::Pieces& pieces, const io::Rope& frame);
   void TakeSplit(const cluster::CommandSpec& command, const resp::Pieces& pieces,
                  const io::Rope& frame);
   void StartOneSlot(const cluster::CommandSpec& command, cluster::Slot slot, bool barrier,
@@ -162,8 +164,7 @@ class Client {
   io::Slice KeepBytes(const io::BufferRef& buffer, absl::string_view piece, bool part_of_large);
   void AppendPiece(const io::BufferRef& buffer, absl::string_view piece, bool part_of_large,
                    io::Rope* message);
-  void SendStored(Request* request);
-  void DropReply(Request* request);
+  io::Rope TakePartialReply(Request* request);
   void Finish(Request* request);
   void SendReadyPrefix();
   void ResumeFront();

@@ -20,13 +20,13 @@ class PendingRing {
  public:
   static constexpr size_t kEntriesMax = 65536;
 
+  // Half a cache line: thousands are owed at a time.
   struct Entry {
     Request* request = nullptr;  // null: the reply to an ASKING, or to a PING of ours
-    bool ping = false;
-    uint64_t begin = 0;  // offsets of its bytes in the connection's output
-    uint64_t end = 0;
-    absl::Time sent_at;  // when its bytes were given to the connection
+    uint64_t end = 0;            // offset in the connection's output, behind its last byte
+    absl::Time sent_at;          // when its bytes were given to the connection
   };
+  static_assert(sizeof(Entry) == 32);
 
   bool empty() const { return size_ == 0; }
   bool full() const { return size_ == kEntriesMax; }
@@ -35,17 +35,24 @@ class PendingRing {
     ABSL_ASSERT(size_ > 0);
     return entries_[head_];
   }
+  Entry& back() { return at(size_ - 1); }
+  // Offset of the front entry's first byte.
+  uint64_t front_begin() const { return begin_; }
   // The i-th from the front.
   Entry& at(size_t i) { return entries_[(head_ + i) & (entries_.size() - 1)]; }
 
-  void Push(const Entry& entry) {
+  // `begin`: offset of its first byte, which follows the last one of the entry before it.
+  void Push(const Entry& entry, uint64_t begin) {
     ABSL_ASSERT(!full());
+    ABSL_ASSERT(empty() || begin == at(size_ - 1).end);
+    if (empty()) begin_ = begin;
     if (size_ == entries_.size()) Grow();
     entries_[(head_ + size_) & (entries_.size() - 1)] = entry;
     ++size_;
   }
   void Pop() {
     ABSL_ASSERT(size_ > 0);
+    begin_ = entries_[head_].end;
     head_ = (head_ + 1) & (entries_.size() - 1);
     --size_;
   }
@@ -61,6 +68,7 @@ class PendingRing {
   std::vector<Entry> entries_;  // a power of two
   size_t head_ = 0;
   size_t size_ = 0;
+  uint64_t begin_ = 0;
 };
 
 }  // namespace proxy

@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/attributes.h"
 #include "absl/time/time.h"
 #include "cluster/command_table.h"
 #include "cluster/slot.h"
@@ -113,9 +114,9 @@ struct Fragments {
   bool keys_with_values = false;
 };
 
-// Three cache lines: what is asked of every request, what goes to the node, what comes back.
-// Thousands are in flight at a time, more than the nearest caches hold: see Prefetch.
-struct alignas(64) Request {
+// What every request has: two cache lines. Thousands of requests are in flight at a time, more than
+// the nearest caches hold: see Prefetch.
+struct RequestCore {
   enum class State : uint8_t { kNew, kWaiting, kQueued, kSent, kReady };
 
   State state = State::kNew;
@@ -127,6 +128,7 @@ struct alignas(64) Request {
   bool handed_over = false;         // some byte of it may have reached a node
   bool asking = false;              // goes with ASKING before it
   bool streaming = false;           // part of its reply has left for the client
+  bool has_partial_reply = false;   // see Request
   bool sampled = false;             // gets an access line
   bool private_connection = false;  // too large for a shared connection
   bool barrier = false;  // has no slot of its own: waits for all earlier ones of its client
@@ -135,21 +137,37 @@ struct alignas(64) Request {
   uint32_t fragment = 0;  // its number in `parent`
   const cluster::CommandSpec* command = nullptr;
   Client* client = nullptr;    // null: the client has gone, the reply is dropped
-  Request* parent = nullptr;   // of a fragment
   Backend* backend = nullptr;  // kQueued, kSent
   Request* next = nullptr;     // in its client's queue
-
-  io::Rope bytes;      // what is sent; kept until the reply is final
-  size_t charged = 0;  // bytes of it that its client is charged for
-  absl::Time arrived;
-
-  io::Rope reply;            // what of the reply is here and has not left
-  uint64_t reply_bytes = 0;  // of the whole reply so far
   std::unique_ptr<Hold> hold;
+
+  // What is sent, kept until the reply is whole. kReady: what of the reply has not left.
+  io::Rope bytes;
+  size_t charged = 0;         // bytes of the request that its client is charged for
+  uint64_t reply_bytes = 0;   // of the whole reply so far
+  Request* parent = nullptr;  // of a fragment
   std::unique_ptr<Fragments> fragments;
 
   bool is_fragment() const { return parent != nullptr; }
   bool answered() const { return state == State::kReady; }
+};
+
+struct alignas(64) Request : RequestCore {
+  // What few requests need: that line stays untouched by the others.
+  io::Rope partial_reply;  // if has_partial_reply: what of an incomplete reply has not left
+  absl::Time arrived;      // if sampled
+
+  // As new.
+  void Reset() {
+    DropPartialReply();
+    this->RequestCore::~RequestCore();
+    new (static_cast<RequestCore*>(this)) RequestCore;
+  }
+  void DropPartialReply() {
+    if (!has_partial_reply) return;
+    has_partial_reply = false;
+    partial_reply.Clear();
+  }
 
   // Asks the processor for the memory of a request that is looked at soon: of one that comes so
   // many later in a list.
@@ -157,10 +175,11 @@ struct alignas(64) Request {
   static void Prefetch(const Request* request) {
     if (request == nullptr) return;
     const char* line = reinterpret_cast<const char*>(request);
-    for (size_t i = 0; i < sizeof(Request); i += 64) __builtin_prefetch(line + i, 1);
+    __builtin_prefetch(line, 1);
+    __builtin_prefetch(line + 64, 1);
   }
 };
-static_assert(sizeof(Request) == 192);
+static_assert(sizeof(RequestCore) == 128);
 
 // Recycles requests: none is allocated in the common case.
 class RequestPool {
@@ -174,7 +193,7 @@ class RequestPool {
 
   Request* Take() {
     ++in_use_;
-    if (free_.empty()) return new Request;
+    if (free_.empty()) return New();
     Request* request = free_.back();
     free_.pop_back();
     if (!free_.empty()) Request::Prefetch(free_.back());
@@ -182,12 +201,9 @@ class RequestPool {
   }
   void Give(Request* request) {
     --in_use_;
-    if (free_.size() >= kIdleMax) {
-      delete request;
-      return;
-    }
-    request->~Request();
-    free_.push_back(new (request) Request);
+    if (free_.size() >= kIdleMax) return Delete(request);
+    request->Reset();
+    free_.push_back(request);
   }
   size_t in_use() const { return in_use_; }
 
@@ -207,6 +223,10 @@ class RequestPool {
   }
 
  private:
+  // Out of line: neither is common.
+  ABSL_ATTRIBUTE_NOINLINE static Request* New() { return new Request; }
+  ABSL_ATTRIBUTE_NOINLINE static void Delete(Request* request) { delete request; }
+
   static constexpr size_t kIdleMax = 16384;
   static constexpr size_t kIdleFragmentsMax = 256;
   static constexpr size_t kIdleKeysMax = 1024;  // of one

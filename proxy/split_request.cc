@@ -125,7 +125,7 @@ io::Rope MergeOneKeyReplies(Client* client, const Fragments& fragments) {
   const std::vector<Request*>& requests = fragments.requests;
   for (size_t i = 0; i < requests.size(); ++i) {
     if (i + Request::kAhead < requests.size()) Request::Prefetch(requests[i + Request::kAhead]);
-    const io::Rope& reply = requests[i]->reply;
+    const io::Rope& reply = requests[i]->bytes;
     if (reply.slices().size() != 1) return io::Rope();
     const io::Slice& slice = reply.slices()[0];
     if (!absl::StartsWith(slice.bytes(), kOneElement)) return io::Rope();
@@ -153,9 +153,9 @@ io::Rope MergeInKeyOrder(Client* client, const Request& parent) {
   readers.reserve(count);
   ranges.reserve(count);
   for (size_t i = 0; i < count; ++i) {
-    pieces[i] = fragments.requests[i]->reply.Views();
+    pieces[i] = fragments.requests[i]->bytes.Views();
     readers.emplace_back(pieces[i]);
-    ranges.emplace_back(fragments.requests[i]->reply);
+    ranges.emplace_back(fragments.requests[i]->bytes);
   }
   io::Rope merged;
   AppendArrayHeader(client, fragments.plan.fragment_of_key.size(), &merged);
@@ -243,14 +243,14 @@ io::Rope MergeReplies(Worker* worker, Client* client, Request* parent) {
     }
     if (merged.empty() &&
         std::all_of(fragments.requests.begin(), fragments.requests.end(),
-                    [](const Request* fragment) { return IsArray(fragment->reply); })) {
+                    [](const Request* fragment) { return IsArray(fragment->bytes); })) {
       merged = MergeInKeyOrder(client, *parent);
     }
     if (!merged.empty()) return merged;
   }
   cluster::MergedStatus status(parent->command->merge);
   for (const Request* fragment : fragments.requests) {
-    status.Add(fragment->reply.Flatten(), fragment->handed_over);
+    status.Add(fragment->bytes.Flatten(), fragment->handed_over);
   }
   if (status.failed()) worker->stats()->proxy_errors.Add(1);
   io::Rope merged;

@@ -20,8 +20,13 @@ constexpr absl::Duration kWaitMax = absl::Seconds(10);
 // L8, in shares of the memory limit.
 constexpr double kMemoryEasy = 0.80;
 constexpr double kMemoryNoNewClients = 0.90;
+constexpr double kMemoryExhausted = 0.95;
 // Views of the cluster that are kept for those who asked for one.
 constexpr size_t kViewsMax = 64;
+
+uint64_t Share(double share, uint64_t bytes) {
+  return static_cast<uint64_t>(share * static_cast<double>(bytes));
+}
 
 constexpr uint32_t kGenerationMask = 0xffffff;  // what an OpToken holds
 
@@ -65,6 +70,7 @@ Worker::Worker(Environment environment)
       all_stats_(environment.all_stats),
       index_(environment.index),
       memory_limit_(std::max<uint64_t>(1, config_->memory_limit_bytes / config_->workers)),
+      memory_exhausted_(Share(kMemoryExhausted, memory_limit_)),
       random_(environment.random_seed),
       now_(ring_->Now()),
       log_(environment.log, &now_),
@@ -178,7 +184,7 @@ void Worker::OnMessage(const io::Completion& message) {
 }
 
 void Worker::AdoptClient(io::Fd fd) {
-  if (draining_ || MemoryUse() >= kMemoryNoNewClients) {
+  if (draining_ || charged_ >= Share(kMemoryNoNewClients, memory_limit_)) {
     if (!draining_) stats_->clients_refused_for_memory.Add(1);
     ring_->Close(io::OpToken(io::OpKind::kClose, static_cast<uint8_t>(Party::kNobody), 0, 0), fd);
     ++gone_unreported_;
@@ -420,9 +426,7 @@ void Worker::Charge(int64_t delta) {
   stats_->charged_bytes.Set(charged_);
 }
 
-bool Worker::MemoryEasy() const {
-  return static_cast<double>(charged_) < kMemoryEasy * static_cast<double>(memory_limit_);
-}
+bool Worker::MemoryEasy() const { return charged_ < Share(kMemoryEasy, memory_limit_); }
 
 void Worker::WaitForMemory(Client* client) {
   if (client->on_memory_list) return;

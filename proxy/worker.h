@@ -6,6 +6,7 @@
 // Shares nothing with other workers but immutable snapshots. A turn: submit and wait; handle each
 // completion; timers; flush every connection that was touched, once.
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -66,6 +67,11 @@ class Worker {
   cluster::SplitPlanner* split_planner() { return &split_planner_; }
   // For whoever needs a list of slots for a moment.
   std::vector<cluster::Slot>* slot_scratch() { return &slot_scratch_; }
+  // For the first (0) and second argument of a request, where they do not lie in one piece.
+  std::string* text_scratch(size_t i) {
+    if (text_scratch_[i].capacity() > kTextScratchBytesMax) text_scratch_[i] = std::string();
+    return &text_scratch_[i];
+  }
   Dispatcher* dispatcher() { return &dispatcher_; }
   BackendPool* backends() { return &backend_pool_; }
   const Config& config() const { return *config_; }
@@ -115,9 +121,8 @@ class Worker {
   // --- memory
   void Charge(int64_t delta);
   // Share of the worker's memory limit in use.
-  double MemoryUse() const {
-    return static_cast<double>(charged_) / static_cast<double>(memory_limit_);
-  }
+  // Takes no new requests that would hold memory.
+  bool MemoryExhausted() const { return charged_ >= memory_exhausted_; }
   // Clients that hold much may read on.
   bool MemoryEasy() const;
   // While memory is tight the one that holds most still reads on: it is the nearest to being done.
@@ -129,6 +134,8 @@ class Worker {
   bool SampleAccessLine();
 
  private:
+  static constexpr size_t kTextScratchBytesMax = 4 << 10;
+
   void Handle(io::Completion* completion);
   void OnMessage(const io::Completion& message);
   void AdoptClient(io::Fd fd);
@@ -151,7 +158,8 @@ class Worker {
   WorkerStats* const stats_;
   const StatsRegistry* const all_stats_;
   const uint32_t index_;
-  const uint64_t memory_limit_;
+  const uint64_t memory_limit_;      // bytes, this worker's share
+  const uint64_t memory_exhausted_;  // bytes
   std::mt19937_64 random_;
   std::string instance_name_;
 
@@ -163,6 +171,7 @@ class Worker {
   RequestPool requests_;
   cluster::SplitPlanner split_planner_;
   std::vector<cluster::Slot> slot_scratch_;
+  std::array<std::string, 2> text_scratch_;
   Dispatcher dispatcher_;
   BackendPool backend_pool_;
   std::shared_ptr<const ClusterState> cluster_;

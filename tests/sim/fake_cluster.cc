@@ -373,6 +373,7 @@ void FakeNode::Execute(Connection* connection, const Args& args) {
 
 void FakeNode::ExecuteOnConnection(Connection* connection, absl::string_view name,
                                    const Args& args) {
+  if (name != "ASKING") connection->asking = false;
   if (name == "PING") return Reply(connection, "+PONG\r\n");
   if (name == "ASKING") {
     connection->asking = true;

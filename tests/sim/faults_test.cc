@@ -693,6 +693,22 @@ TEST_F(FaultsTest, B5_AStreamedReplyThatBreaksEndsItsClientOnly) {
 }
 
 // Not one byte of another reply is taken for it.
+TEST_F(FaultsTest, B5_APartOfAReplyIsNotCountedAnyMoreWhenTheReadIsRepeated) {
+  ASSERT_NE(&NodeOf("a"), &NodeOf("b"));
+  SetValue("b", 1000);
+  SimClient* client = world().Connect();
+  // Its reply can't leave before that of the first.
+  NodeOf("a").SetHung(true);
+  NodeOf("b").CutReplyAfter(500);
+  client->Send("GET a\r\nGET b\r\n");
+  world().RunFor(kSecond);
+  EXPECT_EQ(Sum(&proxy::WorkerStats::backend_lost), 1u);
+  NodeOf("a").SetHung(false);
+  world().RunUntilIdle();
+  EXPECT_EQ(client->received(), absl::StrCat("$-1\r\n$1000\r\n", std::string(1000, 'x'), "\r\n"));
+  EXPECT_EQ(Charged(), 0u);
+}
+
 TEST_F(FaultsTest, B8_AfterASurplusReplyEverythingOnTheConnectionIsLost) {
   SimClient* client = world().Connect();
   SimClient* other = world().Connect();

@@ -30,15 +30,12 @@ CANARIES = {
     "asking_not_adjacent": (
         "ASKING stands directly before its command",
         ("proxy/backend.cc",
-         "      entry.end += kAsking.size();\n",
-         "      entry.end += kAsking.size();\n"
-         "      if (PLANTED && !unsent_.empty() && unsent_.front()->client != nullptr) {\n"
-         "        request->asking = false;\n"
-         "        unsent_bytes_ += request->bytes.size();\n"
-         "        std::swap(request, unsent_.front());\n"
-         "        unsent_bytes_ -= request->bytes.size();\n"
-         "        entry.end = entry.begin + kAsking.size() + request->bytes.size();\n"
-         "      }\n")),
+         "    connection_.Send(io::Slice::Static(kAsking));\n",
+         "    connection_.Send(io::Slice::Static(kAsking));\n"
+         "    if (PLANTED && worker_->Random(4) == 0) {\n"
+         "      Expect(nullptr, kPing.size());\n"
+         "      connection_.Send(io::Slice::Static(kPing));\n"
+         "    }\n")),
     "no_slot_gate": (
         "a request waits for its client's earlier ones of the slot that are elsewhere",
         ("proxy/dispatcher.cc",
