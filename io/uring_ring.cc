@@ -61,6 +61,8 @@ OpToken InternalToken(Internal what, uint32_t index = 0, uint32_t detail = 0) {
 bool IsInternal(OpToken token) { return static_cast<unsigned>(token.kind()) == kInternalKind; }
 
 constexpr unsigned kEntriesMin = 256;
+// The kernel's submitting thread sleeps after so long without work.
+constexpr unsigned kSubmissionThreadIdleMs = 100;
 constexpr unsigned kEntriesMax = 32768;     // the kernel's limit
 constexpr uint32_t kBuffersMax = 1u << 15;  // of a group: entries of a buffer ring; half of all ids
 constexpr size_t kBufferBytesMax = 1u << 30;
@@ -92,6 +94,7 @@ struct Features {
   bool send_zc_report = true;       // (6.2)
   bool send_zc_fixed = true;        // from registered memory
   bool cancel_any = true;           // (5.19)
+  bool sqpoll = true;               // if wanted; instead of defer_taskrun
 };
 struct FeatureName {
   absl::string_view name;
@@ -109,6 +112,7 @@ constexpr FeatureName kFeatureNames[] = {
     {"send_zc_report", &Features::send_zc_report},
     {"send_zc_fixed", &Features::send_zc_fixed},
     {"cancel_any", &Features::cancel_any},
+    {"sqpoll", &Features::sqpoll},
 };
 
 absl::StatusOr<Features> AllowedFeatures(const RingOptions& options) {
@@ -128,6 +132,8 @@ absl::StatusOr<Features> AllowedFeatures(const RingOptions& options) {
   allowed.send_zc &= options.zero_copy_send;
   allowed.send_zc_report &= allowed.send_zc;
   allowed.send_zc_fixed &= allowed.send_zc;
+  allowed.sqpoll &= options.submission_thread;
+  allowed.defer_taskrun &= !allowed.sqpoll;
   return allowed;
 }
 
@@ -215,12 +221,18 @@ absl::Status Uring::Open(unsigned entries, unsigned entries_min, Features* featu
   // Best first. NO_SQARRAY is not among them: liburing 2.3 would corrupt the ring.
   constexpr unsigned kFlagSets[] = {kDeferred, kCooperative, IORING_SETUP_SUBMIT_ALL, 0};
   const unsigned* flags = features->defer_taskrun ? &kFlagSets[0] : &kFlagSets[1];
+  constexpr unsigned kPolled = IORING_SETUP_SQPOLL | IORING_SETUP_SUBMIT_ALL;
   const unsigned wanted = entries;
   while (true) {
     io_uring_params params = {};
-    params.flags = *flags | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
+    params.flags = (features->sqpoll ? kPolled : *flags) | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
     params.cq_entries = 4 * entries;
+    params.sq_thread_idle = kSubmissionThreadIdleMs;
     const int result = io_uring_queue_init_params(entries, &ring_, &params);
+    if ((result == -EINVAL || result == -EPERM) && features->sqpoll) {
+      features->sqpoll = false;
+      continue;
+    }
     if (result == -EINVAL && flags + 1 != std::end(kFlagSets)) {
       ++flags;
       features->defer_taskrun = false;
@@ -758,6 +770,8 @@ class UringRing final : public Ring {
   // One system call: submits, lets the kernel work, waits until there is a completion or `limit`
   // has passed.
   WakeUp Enter(absl::Duration limit);
+  // Looks for completions again and again until there are some or `limit` has passed.
+  size_t BusyPoll(absl::Duration limit, absl::Span<Completion> out);
   unsigned CompletionsReady() const;
   // Moves completions from the kernel's queue to `out`; returns how many.
   size_t Reap(absl::Span<Completion> out);
@@ -792,6 +806,7 @@ class UringRing final : public Ring {
   Uring uring_;
   io_uring* const ring_ = uring_.get();
   unsigned enter_flags_ = 0;
+  absl::Duration busy_poll_;
   // Operations of this ring that still owe their last completion.
   uint64_t in_flight_ = 0;
   absl::Time now_ = MonotonicNow();
@@ -812,6 +827,7 @@ absl::Status UringRing::Open(const RingOptions& options, std::vector<std::string
   const absl::StatusOr<Features> allowed = AllowedFeatures(options);
   if (!allowed.ok()) return allowed.status();
   features_ = *allowed;
+  busy_poll_ = options.busy_poll;
   const unsigned entries = std::clamp(options.entries, 1u, kEntriesMax);
   absl::Status status = uring_.Open(entries, std::min(entries, kEntriesMin), &features_, warnings);
   if (!status.ok()) return status;
@@ -959,7 +975,8 @@ io_uring_sqe* UringRing::Prepare() {
 }
 
 void UringRing::SubmitEarly() {
-  const unsigned flags = enter_flags_ & IORING_ENTER_REGISTERED_RING;
+  unsigned flags = enter_flags_ & IORING_ENTER_REGISTERED_RING;
+  if (features_.sqpoll) flags |= IORING_ENTER_SQ_WAKEUP | IORING_ENTER_SQ_WAIT;
   const int result = io_uring_enter2(static_cast<unsigned>(ring_->enter_ring_fd),
                                      PublishSubmissions(), 0, flags, nullptr, 0);
   if (result > 0) {
@@ -1134,6 +1151,11 @@ size_t UringRing::SubmitAndWait(absl::Duration limit, absl::Span<Completion> out
     ArmMailbox();
     n = TakeReady(out);
     const bool may_sleep = n == 0 && !MoreToArm();
+    if (may_sleep && busy_poll_ > absl::ZeroDuration() && left > absl::ZeroDuration()) {
+      n = BusyPoll(std::min(busy_poll_, left), out);
+      if (n > 0) break;
+      left = now_ + limit - MonotonicNow();
+    }
     const WakeUp wake_up = Enter(may_sleep ? left : absl::ZeroDuration());
     n += ReapAll(out.subspan(n));
     n += TakeReady(out.subspan(n));
@@ -1147,9 +1169,32 @@ size_t UringRing::SubmitAndWait(absl::Duration limit, absl::Span<Completion> out
   return n;
 }
 
+size_t UringRing::BusyPoll(absl::Duration limit, absl::Span<Completion> out) {
+  const absl::Time end = MonotonicNow() + limit;
+  size_t n = 0;
+  do {
+    Enter(absl::ZeroDuration());
+    n = ReapAll(out);
+    n += TakeReady(out.subspan(n));
+  } while (n == 0 && MonotonicNow() < end);
+  return n;
+}
+
 UringRing::WakeUp UringRing::Enter(absl::Duration limit) {
   const unsigned submissions = PublishSubmissions();
   const bool wait = limit > absl::ZeroDuration();
+  unsigned flags = enter_flags_;
+  if (features_.sqpoll) {
+    // Either the thread sees the new tail, or this sees that it has gone to sleep.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    const unsigned state =
+        std::atomic_ref<unsigned>(*ring_->sq.kflags).load(std::memory_order_relaxed);
+    if ((state & IORING_SQ_NEED_WAKEUP) != 0) {
+      flags |= IORING_ENTER_SQ_WAKEUP;
+    } else if (!wait && (state & IORING_SQ_CQ_OVERFLOW) == 0) {
+      return WakeUp::kEvents;
+    }
+  }
   __kernel_timespec timeout = {};
   io_uring_getevents_arg arg = {};
   if (wait && limit < absl::Hours(24)) {
@@ -1159,8 +1204,8 @@ UringRing::WakeUp UringRing::Enter(absl::Duration limit) {
     arg.ts = reinterpret_cast<uintptr_t>(&timeout);
   }
   const int result =
-      io_uring_enter2(static_cast<unsigned>(ring_->enter_ring_fd), submissions, wait ? 1 : 0,
-                      enter_flags_, reinterpret_cast<sigset_t*>(&arg), sizeof(arg));
+      io_uring_enter2(static_cast<unsigned>(ring_->enter_ring_fd), submissions, wait ? 1 : 0, flags,
+                      reinterpret_cast<sigset_t*>(&arg), sizeof(arg));
   if (ABSL_PREDICT_TRUE(result >= 0)) {
     if (!connect_addresses_.empty() && PublishSubmissions() == 0) connect_addresses_.clear();
     return WakeUp::kEvents;

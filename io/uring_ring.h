@@ -27,6 +27,11 @@ struct RingOptions {
   size_t buffer_bytes = 64 << 10;        // with incremental buffers; without: buffers_bytes_plain
   size_t buffer_bytes_plain = 16 << 10;  // then four times as many buffers, and as many lent
   bool zero_copy_send = false;           // registers the receive buffers as fixed buffers too
+  // Looks for completions for so long before it sleeps: takes a processor for itself.
+  absl::Duration busy_poll = absl::ZeroDuration();
+  // A thread of the kernel submits, and takes a processor for itself while there is work
+  // (io_uring_setup(2), IORING_SETUP_SQPOLL).
+  bool submission_thread = false;
   // Names as Describe() shows them; they count as missing: "defer_taskrun", "multishot_accept",
   // "multishot_recv", "buffer_ring", "incremental_buffers", "msg_ring", "registered_ring",
   // "send_zc", …

@@ -17,14 +17,10 @@ namespace {
 
 class UringWorld final : public RingWorld {
  public:
-  UringWorld(const RingWorldOptions& world, bool zero_copy, std::vector<std::string> disabled)
-      : directory_(3) {
-    RingOptions options;
+  UringWorld(const RingWorldOptions& world, RingOptions options) : directory_(3) {
     options.entries = world.entries;
     options.client_buffers = world.client_buffers;
     options.backend_buffers = world.backend_buffers;
-    options.zero_copy_send = zero_copy;
-    options.disabled_features = std::move(disabled);
     for (RingId id = 0; id < 2; ++id) {
       std::vector<std::string> warnings;
       absl::StatusOr<std::unique_ptr<Ring>> ring =
@@ -65,8 +61,27 @@ RingFactory Masked(std::vector<std::string> disabled, bool zero_copy = false) {
   std::string name = disabled.empty() ? "all" : absl::StrCat("no_", absl::StrJoin(disabled, "_"));
   if (zero_copy) absl::StrAppend(&name, "_zero_copy");
   return {.name = std::move(name),
-          .make = [disabled = std::move(disabled), zero_copy](const RingWorldOptions& options) {
-            return std::make_unique<UringWorld>(options, zero_copy, disabled);
+          .make = [disabled = std::move(disabled), zero_copy](const RingWorldOptions& world) {
+            RingOptions options;
+            options.zero_copy_send = zero_copy;
+            options.disabled_features = disabled;
+            return std::make_unique<UringWorld>(world, options);
+          }};
+}
+
+RingFactory WithSubmissionThread() {
+  return {.name = "sqpoll", .make = [](const RingWorldOptions& world) {
+            RingOptions options;
+            options.submission_thread = true;
+            return std::make_unique<UringWorld>(world, options);
+          }};
+}
+
+RingFactory WithBusyPoll() {
+  return {.name = "busy_poll", .make = [](const RingWorldOptions& world) {
+            RingOptions options;
+            options.busy_poll = absl::Milliseconds(2);
+            return std::make_unique<UringWorld>(world, options);
           }};
 }
 
@@ -78,7 +93,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Masked({"incremental_buffers"}), Masked({"msg_ring"}),
                     Masked({"send_zc_report"}, true), Masked({"send_zc_fixed"}, true),
                     Masked({"multishot_accept", "multishot_recv", "buffer_ring", "msg_ring",
-                            "registered_ring", "defer_taskrun"})),
+                            "registered_ring", "defer_taskrun"}),
+                    WithSubmissionThread(), WithBusyPoll()),
     RingFactoryName);
 
 }  // namespace
