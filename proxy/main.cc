@@ -10,7 +10,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <future>
 #include <memory>
 #include <random>
@@ -110,6 +112,13 @@ io::RingOptions RingOptionsOf(const Config& config) {
   return options;
 }
 
+io::RingOptions WorkerRingOptionsOf(const Config& config) {
+  io::RingOptions options = RingOptionsOf(config);
+  options.busy_poll = config.busy_poll;
+  options.submission_thread = config.submission_thread;
+  return options;
+}
+
 // The threads of all workers. Each makes its ring itself (the kernel ties a ring to its thread),
 // says how that went, and then waits to be let go.
 class WorkerThreads {
@@ -137,6 +146,7 @@ class WorkerThreads {
     for (std::future<Report>& future : reports) {
       const Report report = future.get();
       status.Update(report.status);
+      ring_description_ = report.ring_description;  // all have the same
       for (const std::string& warning : report.warnings) {
         if (std::find(warnings->begin(), warnings->end(), warning) == warnings->end()) {
           warnings->push_back(warning);
@@ -145,6 +155,8 @@ class WorkerThreads {
     }
     return status;
   }
+
+  const std::string& ring_description() const { return ring_description_; }
 
   // Lets them serve.
   void Go() {
@@ -164,15 +176,20 @@ class WorkerThreads {
   struct Report {
     absl::Status status;
     std::vector<std::string> warnings;
+    std::string ring_description;
   };
 
   static void Run(uint32_t index, const Shared& shared, std::promise<Report> report,
                   const std::shared_future<bool>& go) {
     pthread_setname_np(pthread_self(), absl::StrCat("rcproxy-w", index).c_str());
     Report result;
+    if (shared.config->pin_workers && !PinThisThread(index)) {
+      result.warnings.push_back(absl::StrCat("--pin: a worker can't be pinned: ", strerror(errno)));
+    }
     absl::StatusOr<std::unique_ptr<io::Ring>> ring = io::MakeUringRing(
-        shared.directory, WorkerRing(index), RingOptionsOf(*shared.config), &result.warnings);
+        shared.directory, WorkerRing(index), WorkerRingOptionsOf(*shared.config), &result.warnings);
     result.status = ring.status();
+    if (ring.ok()) result.ring_description = (*ring)->Describe();
     report.set_value(std::move(result));
     if (!go.get() || !ring.ok()) return;
     Worker worker({.index = index,
@@ -189,6 +206,7 @@ class WorkerThreads {
 
   std::promise<bool> go_;
   bool gone_ = false;
+  std::string ring_description_;
   std::vector<std::thread> threads_;
 };
 
@@ -232,7 +250,6 @@ int Serve(std::shared_ptr<const Config> config, LogSink* sink, Log* log) {
   absl::StatusOr<std::unique_ptr<io::Ring>> ring =
       io::MakeUringRing(&directory, kControlRing, RingOptionsOf(*config), &warnings);
   if (!ring.ok()) return CannotStart(ring.status().message());
-  const std::string ring_description = (*ring)->Describe();
 
   WorkerThreads workers;
   absl::Status status = workers.Start({.directory = &directory,
@@ -264,7 +281,7 @@ int Serve(std::shared_ptr<const Config> config, LogSink* sink, Log* log) {
     log->Info(absl::StrCat("metrics and health on http://", admin->address()));
   }
   log->Info(absl::StrCat("listening on ", control.ListenAddresses(), ", ", config->workers,
-                         " workers, ", ring_description));
+                         " workers, ", workers.ring_description()));
 
   workers.Go();
   int exit_code = 0;

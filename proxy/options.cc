@@ -22,7 +22,7 @@ namespace {
 constexpr absl::string_view kRingFeatures[] = {
     "defer_taskrun",  "registered_ring",     "multishot_accept", "multishot_recv",
     "buffer_ring",    "incremental_buffers", "msg_ring",         "send_zc",
-    "send_zc_report", "send_zc_fixed",       "cancel_any",
+    "send_zc_report", "send_zc_fixed",       "cancel_any",       "sqpoll",
 };
 constexpr uint64_t kKilo = 1 << 10;
 constexpr uint64_t kMega = 1 << 20;
@@ -73,7 +73,8 @@ Option Bytes(const char* name, T Config::*member, uint64_t min, uint64_t max, co
 Option Duration(const char* name, absl::Duration Config::*member, absl::Duration min,
                 absl::Duration max, const char* help) {
   auto set = [=](absl::string_view text, Config* config) {
-    if (IsNumber(text)) {
+    const bool zero = text == "0" && min == absl::ZeroDuration();
+    if (IsNumber(text) && !zero) {
       return Bad(absl::StrCat("has no unit: ", text, "ms or ", text, "s?"));
     }
     absl::Duration value;
@@ -344,6 +345,11 @@ std::vector<OptionSection> MakeSections() {
                   "send large values without copying where the kernel can; locks memory"),
            Bytes("zero-copy-min-bytes", &Config::zero_copy_bytes_min, kKilo, kGiga,
                  "the least length that is sent so"),
+           Switch("pin", &Config::pin_workers, "each worker on a CPU of its own"),
+           Duration("busy-poll", &Config::busy_poll, absl::ZeroDuration(), absl::Seconds(1),
+                    "how long a worker looks for work before it sleeps; takes a CPU a worker"),
+           Switch("sqpoll", &Config::submission_thread,
+                  "let the kernel submit on a thread of its own; takes another CPU a worker"),
            DisableFeature(),
        }},
       {"Log and metrics",

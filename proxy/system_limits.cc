@@ -61,6 +61,20 @@ uint32_t CpusAvailable() {
   return static_cast<uint32_t>(std::max(count, 1));
 }
 
+bool PinThisThread(uint32_t number) {
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  if (sched_getaffinity(0, sizeof(cpus), &cpus) != 0) return false;
+  number %= static_cast<uint32_t>(CPU_COUNT(&cpus));
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &cpus) || number-- > 0) continue;
+    CPU_ZERO(&cpus);
+    CPU_SET(cpu, &cpus);
+    break;
+  }
+  return sched_setaffinity(0, sizeof(cpus), &cpus) == 0;
+}
+
 uint64_t MachineMemory() {
   return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
          static_cast<uint64_t>(sysconf(_SC_PAGESIZE));

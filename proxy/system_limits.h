@@ -14,6 +14,9 @@ namespace proxy {
 // CPUs that this process may run on, at least 1 (sched_getaffinity(2)).
 uint32_t CpusAvailable();
 
+// Puts the calling thread on one of them: the `number`-th, round robin. False: it can't be (errno).
+bool PinThisThread(uint32_t number);
+
 // Bytes of memory that this process may use: the machine's, or less if a memory control group
 // (v1 or v2) above the process says so. `root` is put before the paths below /proc and /sys.
 uint64_t MemoryAvailable(uint64_t machine_bytes, const std::string& root = "");

@@ -43,7 +43,8 @@ class FlagsTest(FakeClusterTestCase):
                      "backend-password-file", "requirepass-file", "config", "max-clients",
                      "memory-limit", "max-args", "max-bulk-bytes", "max-client-requests",
                      "max-client-output", "drain-timeout", "ring-entries", "zero-copy-send",
-                     "zero-copy-min-bytes", "disable-feature", "help", "version"):
+                     "zero-copy-min-bytes", "disable-feature", "pin", "busy-poll", "sqpoll",
+                     "help", "version"):
             self.assertIn("--" + flag, text)
         for default in ("0.0.0.0:8088", "127.0.0.1:7001", "250ms", "5s", "30s", "3s", "100"):
             self.assertIn(default, text)
@@ -425,6 +426,25 @@ class FeaturesTest(FakeClusterTestCase):
         for client in clients:
             self.assertEqual(client.command("SET", "k", "v"), b"OK")
         self.serve(proxy)
+
+    def test_processors_for_itself(self):
+        cluster = self.start_fakes()
+        proxy = self.start_proxy(cluster.addresses, "--workers", "2", "--pin",
+                                 "--busy-poll", "50us", "--sqpoll")
+        self.serve(proxy)
+        self.assertIn(" sqpoll=1", proxy.log())
+        # The worker's own CPU, of all that the process has.
+        tasks = "/proc/%d/task" % proxy.process.pid
+        cpus = {}
+        for task in os.listdir(tasks):
+            with open(os.path.join(tasks, task, "comm"), encoding="ascii") as file:
+                name = file.read().strip()
+            if re.fullmatch(r"rcproxy-w\d", name):
+                cpus[name] = os.sched_getaffinity(int(task))
+        self.assertEqual(sorted(cpus), ["rcproxy-w0", "rcproxy-w1"])
+        self.assertEqual([len(affinity) for affinity in cpus.values()], [1, 1])
+        if len(os.sched_getaffinity(0)) > 1:
+            self.assertNotEqual(cpus["rcproxy-w0"], cpus["rcproxy-w1"])
 
     def test_h9_little_locked_memory(self):
         cluster = self.start_fakes()

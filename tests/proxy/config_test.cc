@@ -121,6 +121,9 @@ TEST_F(ConfigTest, EveryFlagReachesItsField) {
       "--ring-entries=512",
       "--zero-copy-send",
       "--zero-copy-min-bytes=17kb",
+      "--pin",
+      "--busy-poll=50us",
+      "--sqpoll=true",
       "--disable-feature=send_zc",
       "--log-level=WARN",
       "--log-file=/tmp/x.log",
@@ -149,6 +152,9 @@ TEST_F(ConfigTest, EveryFlagReachesItsField) {
   EXPECT_EQ(config->ring_entries, 512u);
   EXPECT_TRUE(config->zero_copy_send);
   EXPECT_EQ(config->zero_copy_bytes_min, 17u << 10);
+  EXPECT_TRUE(config->pin_workers);
+  EXPECT_EQ(config->busy_poll, absl::Microseconds(50));
+  EXPECT_TRUE(config->submission_thread);
   EXPECT_THAT(config->disabled_features, ElementsAre("send_zc"));
   EXPECT_EQ(config->log_level, LogLevel::kWarn);
   EXPECT_EQ(config->log_file, "/tmp/x.log");

@@ -1,10 +1,13 @@
 #include "proxy/system_limits.h"
 
+#include <sched.h>
 #include <sys/resource.h>
 
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <string>
+#include <thread>
 
 #include "gtest/gtest.h"
 
@@ -31,6 +34,26 @@ class MemoryAvailableTest : public ::testing::Test {
  private:
   std::string root_;
 };
+
+TEST(PinThisThreadTest, LeavesTheThreadOneOfItsCpus) {
+  cpu_set_t all;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(all), &all), 0);
+  std::set<int> used;
+  for (uint32_t number = 0; number < 2 * CpusAvailable(); ++number) {
+    std::thread([&] {
+      ASSERT_TRUE(PinThisThread(number));
+      cpu_set_t mine;
+      ASSERT_EQ(sched_getaffinity(0, sizeof(mine), &mine), 0);
+      EXPECT_EQ(CPU_COUNT(&mine), 1);
+      for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+        if (!CPU_ISSET(cpu, &mine)) continue;
+        EXPECT_TRUE(CPU_ISSET(cpu, &all));
+        used.insert(cpu);
+      }
+    }).join();
+  }
+  EXPECT_EQ(used.size(), CpusAvailable());
+}
 
 TEST_F(MemoryAvailableTest, WithoutControlGroupsItIsTheMachines) {
   EXPECT_EQ(Available(), kMachine);
