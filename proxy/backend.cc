@@ -584,9 +584,10 @@ void Backend::OnControl(const io::Completion& completion) {
   if (state_ == State::kClosing) Settle();
 }
 
-// Once nothing is with the kernel any more, it is known what was handed over.
+// Once the descriptor is closed, it is known what was handed over. Of zero-copy sends, notices may
+// be to come still: for as long as the node does not take the bytes, which is nothing to wait for.
 void Backend::Settle() {
-  if (state_ != State::kClosing || !connection_.closed()) return;
+  if (state_ != State::kClosing || connection_.fd() >= 0) return;
   const uint64_t handed_over = connection_.sent_bytes();
   bool head = true;
   for (; !pending_.empty(); pending_.Pop()) {
@@ -598,6 +599,7 @@ void Backend::Settle() {
   }
   SettleUnsent();
   arena_.Release();
+  if (!connection_.closed()) return;
   NodeBackends* node = node_;
   Become(State::kFree);
   worker_->FreeBackend(this);

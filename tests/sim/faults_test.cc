@@ -619,6 +619,23 @@ TEST_F(FaultsTest, B2_ANodeThatIsAwayForLongIsNotWaitedForAgain) {
   EXPECT_EQ(Ask(client, "SET a x"), "+OK\r\n");
 }
 
+// The kernel still holds what it could not send, and tells that it is free only when the node has
+// taken it, or the kernel given up: the answers don't wait for that.
+TEST_F(FaultsTest, B2_WhatWasSentWithoutACopyToANodeThatHangsIsAnsweredInTime) {
+  Make({.ring = {.zero_copy_send = true},
+        .configure = [](proxy::Config* config) { config->zero_copy_bytes_min = 1024; }});
+  SimClient* client = world().Connect();
+  Ask(client, "GET a");
+  NodeOf("a").SetHung(true);
+  client->Send(Set("a", 900 << 10));  // more than the socket's buffers take
+  client->SendCommand("GET a");
+  world().RunFor(5 * kSecond + 100 * kMillisecond);
+  EXPECT_EQ(client->TakeReceived(), kTimeout);
+  world().RunFor(5 * kSecond);  // the read has waited for another connection
+  EXPECT_NE(client->received(), "");
+  NodeOf("a").SetHung(false);
+}
+
 TEST_F(FaultsTest, B3_ConnectsToANodeThatIsOffBackOff) {
   SimClient* client = world().Connect();
   world().net()->SetUnreachable(NodeOf("a").address(), true);
