@@ -492,6 +492,8 @@ void FakeNode::ExecuteOnData(Connection* connection, absl::string_view name, con
     // Of a replica's reads: as far as it has followed.
     if (!IsPrimary()) execution.authoritative = true;
     execution.asked_too_late = asked && cluster_->IsStillToCome(slot, key, number_);
+    execution.uncovers =
+        execution.stored == nullptr && shape->write && cluster_->IsAtTarget(slot, key, number_);
     cluster_->observer_->OnExecuted(execution);
     if (!execution.authoritative && shape->write) cluster_->observer_->OnLost(id, key);
   }
@@ -841,6 +843,12 @@ bool FakeCluster::IsStillToCome(cluster::Slot slot, uint32_t key, int target) {
   const auto migration = migrations_.find(slot);
   if (migration == migrations_.end() || migration->second.second != target) return false;
   return node(migration->second.first)->Find(key) != nullptr;
+}
+
+bool FakeCluster::IsAtTarget(cluster::Slot slot, uint32_t key, int source) {
+  const auto migration = migrations_.find(slot);
+  if (migration == migrations_.end() || migration->second.first != source) return false;
+  return node(migration->second.second)->Find(key) != nullptr;
 }
 
 void FakeCluster::NoteMove(Moves* moves, int from, int to) {

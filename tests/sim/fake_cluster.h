@@ -73,9 +73,12 @@ struct Execution {
   // After ASKING, but for an earlier move of the slot to this node: it has left since and is on its
   // way back, so that keys that are still at the other node are missing.
   bool asked_too_late = false;
+  // The key is gone from here, but there is one at the node that its slot moves to, left by a write
+  // that was asked too late: from now on, that one is the key.
+  bool uncovers = false;
   uint64_t connection = 0;
-  absl::string_view command;  // upper case
-  absl::string_view reply;    // of the whole command
+  absl::string_view command;      // upper case
+  absl::string_view reply;        // of the whole command
   const Value* stored = nullptr;  // under the key, afterwards; null: none
 };
 
@@ -291,6 +294,8 @@ class FakeCluster {
   bool CameBackLately(cluster::Slot slot) const;
   // The slot is on its way to that node, and the key is not there yet: no ASK leads to it.
   bool IsStillToCome(cluster::Slot slot, uint32_t key, int target);
+  // The slot is on its way from that node to another, which has the key.
+  bool IsAtTarget(cluster::Slot slot, uint32_t key, int source);
   // Everybody forgets the node, which serves no slots.
   void Forget(int number);
   // After Kill: at its old address or at another.

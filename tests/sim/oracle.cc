@@ -122,9 +122,20 @@ bool Oracle::OldValues::Contains(absl::string_view value, Nanos now) const {
 
 void Oracle::OnExecuted(const Execution& execution) {
   ++executed_;
-  // A node that hangs, or a slow network, has held back what was sent after ASKING. Nobody can take
-  // it back, and no node can tell that it is meant for an earlier move.
+  // A node that hangs, or a slow network, has held back what was sent after ASKING, or the proxy
+  // has held a script until its redirection was confirmed. Nobody can take it back, and no node can
+  // tell that it is meant for an earlier move.
   if (execution.asked_too_late && execution.write) OnLost(0, execution.key);
+  // What it left there comes to light when the key is deleted where it was: the same as if the
+  // delete, and all before it, had been lost.
+  if (execution.uncovers) {
+    History& uncovered = history(execution.key);
+    for (const uint64_t write : uncovered.writes) {
+      if (execution.id == 0 || write <= execution.id) uncovered.lost.insert(write);
+    }
+    uncovered.gone.clear();
+    uncovered.any_lost = true;
+  }
   // Nor does a primary know, when it goes on after a pause, that it was replaced meanwhile; who has
   // not heard of that from others may well ask it. (CheckTopology: who has heard must not.)
   if (!execution.write && (execution.asked_too_late || !execution.authoritative)) {
