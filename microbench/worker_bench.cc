@@ -121,6 +121,6 @@ void BM_WorkerTurn_Split(benchmark::State& state, absl::string_view name) {
 }
 BENCHMARK_CAPTURE(BM_WorkerTurn_Split, MGET, "MGET")->ArgName("keys")->Arg(10)->Arg(100);
 BENCHMARK_CAPTURE(BM_WorkerTurn_Split, MSET, "MSET")->ArgName("keys")->Arg(10)->Arg(100);
-BENCHMARK_CAPTURE(BM_WorkerTurn_Split, DEL, "DEL")->ArgName("keys")->Arg(10)->Arg(100);
+BENCHMARK_CAPTURE(BM_WorkerTurn_Split, EXISTS, "EXISTS")->ArgName("keys")->Arg(10)->Arg(100);
 
 }  // namespace

@@ -234,7 +234,9 @@ class WorkerRig::Client final : public sim::Stream::Observer, public sim::Connec
         return net_->Fail("a client got what is no reply to it");
       }
       arrived.remove_prefix(result.consumed);
-      if (result.status == resp::ScanStatus::kComplete) --awaited_;
+      if (result.status != resp::ScanStatus::kComplete) continue;
+      if (scanner_.type() == '-') return net_->Fail("a client got an error");
+      --awaited_;
     }
     if (bytes > 0) stream_->Consume(bytes);
     if (stream_->ended()) net_->Fail("a client's connection has ended");

@@ -244,6 +244,7 @@ void Target::BeginWindow(int64_t now, int64_t end) {
 }
 
 void Target::EndWindow(int64_t now) {
+  StartDue(now);  // what fell due since the last turn counts, too
   window_ = false;
   window_end_ = now;
   if (mode_ == Mode::kClosedLoop) mode_ = Mode::kIdle;
