@@ -71,6 +71,20 @@ TEST_F(SimTest, RepliesWaitForTheSlowestNodeBeforeThem) {
   EXPECT_EQ(client->received(), "$-1\r\n$-1\r\n");
 }
 
+TEST_F(SimTest, AReplyDoesNotWaitForOnesThatDoNotCome) {
+  SimClient* client = world().Connect();
+  ASSERT_NE(&NodeOf("a"), &NodeOf("b"));
+  EXPECT_EQ(Ask(client, "GET a"), "$-1\r\n");
+  NodeOf("b").SetHung(true);
+  client->TakeReceived();
+  client->Send("GET a\r\nGET b\r\n");
+  world().RunFor(2 * kMillisecond);
+  EXPECT_EQ(client->received(), "$-1\r\n");
+  NodeOf("b").SetHung(false);
+  world().RunUntilIdle();
+  EXPECT_EQ(client->received(), "$-1\r\n$-1\r\n");
+}
+
 TEST_F(SimTest, CommandsByTheByteGiveTheSameReplies) {
   SimClient* client = world().Connect();
   const std::string text = Command({"SET", "a", "x\r\ny"}) + Command({"GET", "a"}) + "PING\r\n" +
@@ -225,6 +239,17 @@ TEST_F(SimTest, KeysOfOneRequestOnBothSidesOfAMovingSlotAreServedOneByOne) {
   EXPECT_EQ(Ask(client, "MSET {a}1 I {a}2 II {a}4 IV"), "+OK\r\n");
   EXPECT_EQ(Ask(client, "DEL {a}1 {a}2 {a}3 {a}4 {a}5"), ":4\r\n");
   EXPECT_EQ(world().stats()->Sum(&proxy::WorkerStats::proxy_errors), 0u);
+}
+
+// Their part of the request is made into parts of one key when the others are under way.
+TEST_F(SimTest, ValuesStayInTheOrderOfTheirKeysWhenAPartIsSplitOnceMore) {
+  SimClient* client = world().Connect();
+  for (const absl::string_view key : {"{a}1", "b", "{a}2", "d"}) {
+    EXPECT_EQ(Ask(client, absl::StrCat("SET ", key, " of:", key)), "+OK\r\n");
+  }
+  NodeOf("a").AnswerNext("MGET", "-TRYAGAIN Multiple keys request during rehashing of slot\r\n");
+  EXPECT_EQ(Ask(client, "MGET {a}1 b {a}2 d"),
+            "*4\r\n$7\r\nof:{a}1\r\n$4\r\nof:b\r\n$7\r\nof:{a}2\r\n$4\r\nof:d\r\n");
 }
 
 TEST_F(SimTest, ARedirectionToAnUnknownNodeIsNeverFollowed) {
