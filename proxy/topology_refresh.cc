@@ -723,6 +723,8 @@ void TopologyRefresh::EndRun() {
   CancelQueries();
   run_timer_.Stop();
   if (run->accepted.has_value()) {
+    // Who failed once, and was not asked again, is not away since then.
+    away_since_.clear();
     retry_delay_ = absl::ZeroDuration();
     if (std::exchange(failure_told_, false)) {
       env_.log->Info(absl::StrCat("the cluster answers again: ", DescribeTopology(*known_)));

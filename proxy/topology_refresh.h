@@ -10,9 +10,9 @@
 // one gives a valid view; when nodes are slow or fail, up to three at once. A view with less
 // coverage or older epochs than the current one is taken only if a second node says the same and
 // the owners of what is older, as the current view has them, give way: they say so themselves, or
-// have been away for a while. At most five refreshes a second; without demand, one every 10 s ± 20
-// % and never two within --slots-reload-interval unless somebody waits for it or the last one
-// failed.
+// have been away for a while in which no view was taken over. At most five refreshes a second;
+// without demand, one every 10 s ± 20 % and never two within --slots-reload-interval unless
+// somebody waits for it or the last one failed.
 
 #include <cstdint>
 #include <deque>
@@ -212,9 +212,11 @@ class TopologyRefresh {
   bool started_ = false;
   bool stopped_ = false;
 
-  std::vector<std::unique_ptr<Query>> queries_;   // by index; reused when idle
-  std::map<std::string, absl::Time> failed_at_;   // by address: nodes whose last query failed
-  std::map<std::string, absl::Time> away_since_;  // by id: nodes that were not where they should be
+  std::vector<std::unique_ptr<Query>> queries_;  // by index; reused when idle
+  std::map<std::string, absl::Time> failed_at_;  // by address: nodes whose last query failed
+  // By id: nodes that were not where they should be. Since a view was taken over last: until the
+  // next one is, refreshes follow each other closely.
+  std::map<std::string, absl::Time> away_since_;
   std::map<std::string, Name, std::less<>> names_;
 
   std::unique_ptr<Run> run_;  // null: none is running

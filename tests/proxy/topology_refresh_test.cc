@@ -694,6 +694,28 @@ TEST_F(TopologyRefreshTest, TwoNodesThatLagDoNotBringAnOlderMapBackWhileTheOwner
   EXPECT_EQ(published_[1]->topology->EpochOf(16383), 6u);
 }
 
+// Two failures, however far apart, counted as an absence from the first to the second: nodes that
+// lagged brought an older map back at once.
+TEST_F(TopologyRefreshTest, AnOwnerThatFailsNowAndThenIsNotTakenForAway) {
+  AddThree();
+  AllSay(Three(5));
+  StartAndFind();
+  c_->node.Down();
+  ASSERT_TRUE(AskAndWait(Id('c')));
+  c_->node.Up();
+  Run(absl::Seconds(3));
+  a_->view[1].slots = "5461-16383";
+  a_->view[2].slots = "";
+  b_->view = a_->view;
+  c_->node.Down();
+  ASSERT_TRUE(AskAndWait(Id('a')));
+  EXPECT_THAT(published_, SizeIs(1));
+  EXPECT_EQ(stats_.topology_refused.Get(), 1u);
+  c_->node.Up();
+  Run(absl::Seconds(3));
+  EXPECT_THAT(published_, SizeIs(1));
+}
+
 TEST_F(TopologyRefreshTest, AnOlderMapIsTakenOverAtOnceWhenTheOwnerGivesWay) {
   AddThree();
   AllSay(Three(5));

@@ -48,6 +48,7 @@ TEST(RegressionTest, WhatHasFailedDoesNotFailAgain) {
       {16567, 10000},  // waited until a node that hung had taken what was sent without a copy
       {20363, 10000},  // the same
       {20814, 10000},  // a delete uncovered what a script that came late after ASKING had left
+      {21308, 10000},  // a node that failed twice, long between, counted as away: an older map
       {30355, 10000}   // a hung node held a read after ASKING until the slot was to come once more
   };
   for (const Failed& failed : kFailed) {
