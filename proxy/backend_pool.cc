@@ -87,6 +87,10 @@ bool BackendPool::MayConnect(const NodeBackends& node) const {
   return node.endpoint.has_value() && node.in_topology && node.available_at <= worker_->now();
 }
 
+bool BackendPool::IsDownForLong(const NodeBackends& node) const {
+  return worker_->now() - node.down_since > worker_->config().hold_timeout;
+}
+
 Backend* BackendPool::Shared(NodeBackends* node, resp::Protocol protocol, bool read_only,
                              cluster::Slot slot) {
   std::vector<Backend*>& backends = node->shared[ProtocolIndex(protocol)][read_only ? 1 : 0];
@@ -132,6 +136,8 @@ Backend* BackendPool::Open(NodeBackends* node, const Backend::Options& options) 
   node->spaced_until = worker_->now() + kBetweenConnectsMin +
                        kBetweenConnectsMin * static_cast<int64_t>(worker_->Random(51)) / 100;
   KeepApart(node);
+  // While nobody wanted anything from it, nobody may have asked where it is: it can be elsewhere.
+  if (IsDownForLong(*node)) node->refresh_ask = worker_->AskRefresh("");
   Backend* backend = worker_->NewBackend();
   backend->Start(node, options);
   return backend;

@@ -42,6 +42,9 @@ struct NodeBackends {
   absl::Time spaced_until = absl::InfinitePast();   // a while after the last connect began
   absl::Time trouble_until = absl::InfinitePast();  // connections have ended that should not
   absl::Time down_since = absl::InfiniteFuture();   // first failure since it last answered
+  // Of the last connect, if the node was down for long then: Worker::refresh_answered() tells
+  // whether the cluster has been asked where it is now.
+  uint64_t refresh_ask = 0;
   uint32_t slow_outstanding = 0;  // commands of unbounded run time that it works on
   // To be ended before anything else is sent: until the node says that they are.
   std::vector<OldConnection> old_connections;
@@ -68,6 +71,9 @@ class BackendPool {
   absl::Span<const bool> same_zone() const {
     return absl::MakeConstSpan(same_zone_.get(), by_index_.size());
   }
+
+  // For longer than any request would wait.
+  bool IsDownForLong(const NodeBackends& node) const;
 
   // The shared connection for the slot, opened if it is not; null while the node may not be
   // connected to (available_at, no endpoint).

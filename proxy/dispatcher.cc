@@ -263,8 +263,16 @@ void Dispatcher::HoldForNode(Request* request, const Route& route) {
     return;
   }
   hold->not_before = std::max(now + kBackoffMin, route.node->available_at);
-  // A node that has been away for longer than anybody would wait: the answer comes at once.
-  if (now - route.node->down_since > worker_->config().hold_timeout) hold->deadline = now;
+  // A node that has been away for longer than anybody would wait: the answer comes at once, or with
+  // the view that was asked for when the node was tried last.
+  if (worker_->backends()->IsDownForLong(*route.node)) {
+    if (hold->refresh_ask == 0) hold->refresh_ask = route.node->refresh_ask;
+    if (hold->refresh_ask <= worker_->refresh_answered()) {
+      hold->deadline = now;
+    } else {
+      hold->not_before = now;
+    }
+  }
   // Next time, by the topology as it is then.
   hold->redirected = hold->ask = false;
 }

@@ -897,6 +897,26 @@ TEST_F(FaultsTest, B31_AClusterThatRestartedElsewhereServesWithinThreeSeconds) {
   }
 }
 
+// Nobody wants anything from it while it moves, so that nothing makes the proxy ask for it before.
+TEST_F(FaultsTest, B31_ANodeThatWentElsewhereAfterALongAbsenceIsFoundByTheFirstRequest) {
+  SimClient* client = world().Connect();
+  Ask(client, "GET {a}");
+  FakeNode& node = NodeOf("a");
+  node.Kill();
+  EXPECT_EQ(Ask(client, "SET a x"), kNoOwner);
+  world().RunFor(kSecond);
+  const Nanos begin = world().now();
+  EXPECT_EQ(Ask(client, "SET a x"), kNoOwner);
+  EXPECT_LE(world().now() - begin, 300 * kMillisecond);
+  world().RunFor(kSecond);
+  cluster().Restart(node.number(), true);
+  cluster().SpreadNews();
+  const uint64_t refreshes = control().refreshes.Get();
+  world().RunFor(2 * kSecond);
+  EXPECT_EQ(control().refreshes.Get(), refreshes);
+  EXPECT_EQ(Ask(client, "SET a x"), "+OK\r\n");
+}
+
 // Ten seconds in which each node believes something else: redirections lead to the right one, and
 // the map changes once for each change.
 TEST_F(FaultsTest, B32_NodesThatDisagreeForTenSecondsCostNoErrorAndNoFlapping) {

@@ -45,6 +45,7 @@ TEST(RegressionTest, WhatHasFailedDoesNotFailAgain) {
       {7056, 10000},   // a primary that had been replaced went on before it heard of that
       {10189, 10000},  // a read that was to run again met a write that was queued already
       {15689, 10000},  // a hung node held a read after ASKING until the slot was to come once more
+      {16280, 10000},  // a node that was down for long went elsewhere, and nobody asked where to
       {16567, 10000},  // waited until a node that hung had taken what was sent without a copy
       {20363, 10000},  // the same
       {20814, 10000},  // a delete uncovered what a script that came late after ASKING had left
