@@ -1,12 +1,14 @@
 """Limits of clients and of what nodes may say, on the real binary: sockets, processor, memory."""
 
+import json
 import os
 import resource
 import socket
+import subprocess
 
 from fake_node import FakeNode
-from harness import (Background, FULL, FakeClusterTestCase, RealClusterTestCase, SANITIZED, key_slot,
-                     seconds, time, unittest, wait_until)
+from harness import (BINARY, Background, FULL, FakeClusterTestCase, ROOT, RealClusterTestCase,
+                     SANITIZED, SERVER, key_slot, seconds, time, unittest, wait_until)
 
 MIB = 1 << 20
 
@@ -69,6 +71,22 @@ class ConnectFloodTest(FakeClusterTestCase):
         self.assertEqual(client.command("PING"), b"PONG")
         for sock in silent:
             self.assertEqual(sock.recv(100), b"")
+
+
+class IdleClientsTest(unittest.TestCase):
+    @unittest.skipIf(SANITIZED, "the sanitizer's own memory")
+    def test_clients_that_do_nothing_take_little_memory(self):
+        result = subprocess.run(
+            [os.path.join(ROOT, "tools", "idle_memory"), "--json", "--clients", "1500",
+             "--server", SERVER, "--proxy", BINARY],
+            capture_output=True, text=True, timeout=seconds(120), check=False)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        steps = json.loads(result.stdout)["steps"]
+        self.assertEqual(len(steps), 4)
+        self.assertLess(steps[0]["other_kib"], 16 << 10)
+        for step in steps[1:]:
+            self.assertGreater(step["bytes_per_client"], 0, steps)
+            self.assertLess(step["bytes_per_client"], 1536, steps)
 
 
 class FanOutTest(RealClusterTestCase):
