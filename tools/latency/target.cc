@@ -53,6 +53,7 @@ absl::StatusOr<std::string> Ask(const io::Endpoint& peer, absl::string_view requ
   char block[4096];
   while (true) {
     const ssize_t n = recv(fd, block, sizeof block, 0);
+    if (n < 0 && errno == EINTR) continue;  // a ring of this thread has work for it
     if (n == 0) errno = ECONNRESET;
     if (n <= 0) return failure("no reply");
     const absl::string_view bytes(block, static_cast<size_t>(n));
