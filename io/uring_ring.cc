@@ -133,7 +133,6 @@ absl::StatusOr<Features> AllowedFeatures(const RingOptions& options) {
   allowed.send_zc_report &= allowed.send_zc;
   allowed.send_zc_fixed &= allowed.send_zc;
   allowed.sqpoll &= options.submission_thread;
-  allowed.defer_taskrun &= !allowed.sqpoll;
   return allowed;
 }
 
@@ -229,7 +228,10 @@ absl::Status Uring::Open(unsigned entries, unsigned entries_min, Features* featu
     params.cq_entries = 4 * entries;
     params.sq_thread_idle = kSubmissionThreadIdleMs;
     const int result = io_uring_queue_init_params(entries, &ring_, &params);
-    if ((result == -EINVAL || result == -EPERM) && features->sqpoll) {
+    // Not supported, no right to it, or no further thread.
+    const bool refused =
+        result == -EINVAL || result == -EPERM || result == -EACCES || result == -EAGAIN;
+    if (refused && features->sqpoll) {
       features->sqpoll = false;
       continue;
     }
@@ -249,6 +251,7 @@ absl::Status Uring::Open(unsigned entries, unsigned entries_min, Features* featu
     if ((params.features & kNeeded) != kNeeded) return SetupError("io_uring_setup", EINVAL);
     break;
   }
+  features->defer_taskrun &= !features->sqpoll;  // one or the other
   if (entries != wanted && warnings != nullptr) {
     warnings->push_back(absl::StrCat("io_uring: no memory for ", wanted,
                                      " submission entries, using ", entries,
@@ -824,13 +827,14 @@ class UringRing final : public Ring {
 };
 
 absl::Status UringRing::Open(const RingOptions& options, std::vector<std::string>* warnings) {
-  const absl::StatusOr<Features> allowed = AllowedFeatures(options);
+  absl::StatusOr<Features> allowed = AllowedFeatures(options);
   if (!allowed.ok()) return allowed.status();
   features_ = *allowed;
   busy_poll_ = options.busy_poll;
   const unsigned entries = std::clamp(options.entries, 1u, kEntriesMax);
   absl::Status status = uring_.Open(entries, std::min(entries, kEntriesMin), &features_, warnings);
   if (!status.ok()) return status;
+  allowed->defer_taskrun &= !features_.sqpoll;
   status = Prober(ring_).Run(&features_);
   if (!status.ok()) return status;
   if (features_.registered_ring) features_.registered_ring = io_uring_register_ring_fd(ring_) == 1;
@@ -979,7 +983,8 @@ void UringRing::SubmitEarly() {
   if (features_.sqpoll) flags |= IORING_ENTER_SQ_WAKEUP | IORING_ENTER_SQ_WAIT;
   const int result = io_uring_enter2(static_cast<unsigned>(ring_->enter_ring_fd),
                                      PublishSubmissions(), 0, flags, nullptr, 0);
-  if (result > 0) {
+  // The submitting thread may have taken all of it meanwhile.
+  if (result > 0 || (result == 0 && features_.sqpoll)) {
     if (PublishSubmissions() == 0) connect_addresses_.clear();
     return;
   }
@@ -1176,6 +1181,8 @@ size_t UringRing::BusyPoll(absl::Duration limit, absl::Span<Completion> out) {
     Enter(absl::ZeroDuration());
     n = ReapAll(out);
     n += TakeReady(out.subspan(n));
+    // What waits to be armed waits for the next turn's beginning.
+    if (MoreToArm() || !(features_.msg_ring || mailbox_armed_)) break;
   } while (n == 0 && MonotonicNow() < end);
   return n;
 }
@@ -1192,6 +1199,7 @@ UringRing::WakeUp UringRing::Enter(absl::Duration limit) {
     if ((state & IORING_SQ_NEED_WAKEUP) != 0) {
       flags |= IORING_ENTER_SQ_WAKEUP;
     } else if (!wait && (state & IORING_SQ_CQ_OVERFLOW) == 0) {
+      if (submissions == 0) connect_addresses_.clear();
       return WakeUp::kEvents;
     }
   }

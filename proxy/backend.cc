@@ -571,7 +571,8 @@ void Backend::Fail(Failure failure, absl::string_view why) {
 
 // The node may still hold requests of this connection unread.
 void Backend::FenceOff() {
-  if (client_id_ == 0 || pending_.empty()) return;
+  const bool any = !pending_.empty() && pending_.front_begin() < connection_.submitted_bytes();
+  if (client_id_ == 0 || !any) return;
   worker_->backends()->Fence(node_, {client_id_, name_});
 }
 
@@ -589,6 +590,13 @@ void Backend::OnControl(const io::Completion& completion) {
 void Backend::Settle() {
   if (state_ != State::kClosing || connection_.fd() >= 0) return;
   const uint64_t handed_over = connection_.sent_bytes();
+  // Of all, before the first is looked at: what was not handed over is in nobody's way.
+  uint64_t begin = pending_.empty() ? 0 : pending_.front_begin();
+  for (size_t i = 0; i < pending_.size(); ++i) {
+    const PendingRing::Entry& entry = pending_.at(i);
+    if (entry.request != nullptr && begin >= handed_over) entry.request->handed_over = false;
+    begin = entry.end;
+  }
   bool head = true;
   for (; !pending_.empty(); pending_.Pop()) {
     Request* request = pending_.front().request;

@@ -14,6 +14,8 @@ constexpr absl::Duration kBackoffMax = absl::Milliseconds(500);
 // Connects to a node in trouble are so far apart, and up to half as much more.
 constexpr absl::Duration kBetweenConnectsMin = absl::Milliseconds(50);
 constexpr absl::Duration kTroubleTime = absl::Seconds(1);
+// A node that is down is tried more often than this if somebody wants something from it.
+constexpr absl::Duration kUnusedTime = absl::Seconds(1);
 constexpr absl::Duration kBetweenFences = absl::Milliseconds(100);
 
 size_t ProtocolIndex(resp::Protocol protocol) { return protocol == resp::Protocol::kResp3 ? 1 : 0; }
@@ -133,11 +135,16 @@ void BackendPool::GiveBack(Backend* backend) {
 }
 
 Backend* BackendPool::Open(NodeBackends* node, const Backend::Options& options) {
+  const bool unused = worker_->now() - node->spaced_until > kUnusedTime;
   node->spaced_until = worker_->now() + kBetweenConnectsMin +
                        kBetweenConnectsMin * static_cast<int64_t>(worker_->Random(51)) / 100;
   KeepApart(node);
   // While nobody wanted anything from it, nobody may have asked where it is: it can be elsewhere.
-  if (IsDownForLong(*node)) node->refresh_ask = worker_->AskRefresh("");
+  // Where somebody does, each failed connect asks.
+  if (unused && IsDownForLong(*node)) {
+    node->refresh_ask = worker_->AskRefresh("");
+    node->refresh_asked_at = worker_->now();
+  }
   Backend* backend = worker_->NewBackend();
   backend->Start(node, options);
   return backend;

@@ -45,6 +45,7 @@ struct NodeBackends {
   // Of the last connect, if the node was down for long then: Worker::refresh_answered() tells
   // whether the cluster has been asked where it is now.
   uint64_t refresh_ask = 0;
+  absl::Time refresh_asked_at = absl::InfinitePast();
   uint32_t slow_outstanding = 0;  // commands of unbounded run time that it works on
   // To be ended before anything else is sent: until the node says that they are.
   std::vector<OldConnection> old_connections;

@@ -24,6 +24,8 @@ constexpr size_t kSharedRequestBytesMax = 1 << 20;
 // L10: waiting and trying again.
 constexpr absl::Duration kBackoffMin = absl::Milliseconds(10);
 constexpr absl::Duration kBackoffMax = absl::Milliseconds(160);
+// What waits for a node that is down for long waits so long for news of it.
+constexpr absl::Duration kViewWaitMax = absl::Seconds(1);
 // After a write, a connection's reads stay on the primary for so long.
 constexpr absl::Duration kReadOwnWritesTime = absl::Seconds(1);
 
@@ -264,12 +266,14 @@ void Dispatcher::HoldForNode(Request* request, const Route& route) {
   }
   hold->not_before = std::max(now + kBackoffMin, route.node->available_at);
   // A node that has been away for longer than anybody would wait: the answer comes at once, or with
-  // the view that was asked for when the node was tried last.
+  // the view that was asked for when the node was tried last, if that comes soon.
   if (worker_->backends()->IsDownForLong(*route.node)) {
+    const absl::Time view_until = route.node->refresh_asked_at + kViewWaitMax;
     if (hold->refresh_ask == 0) hold->refresh_ask = route.node->refresh_ask;
-    if (hold->refresh_ask <= worker_->refresh_answered()) {
+    if (hold->refresh_ask <= worker_->refresh_answered() || view_until <= now) {
       hold->deadline = now;
     } else {
+      hold->deadline = std::min(hold->deadline, view_until);
       hold->not_before = now;
     }
   }
@@ -382,7 +386,9 @@ Dispatcher::Verdict Dispatcher::CheckHold(Request* request) {
   hold->for_topology = 0;
   const bool confirm = hold->confirm || hold->confirm_moving;
   if (!confirm && !hold->target_host.empty()) return FindTarget(request);
-  if (hold->refresh_ask > worker_->refresh_answered()) return Verdict::kNotYet;
+  if (hold->refresh_ask > worker_->refresh_answered() && (confirm || !other_topology)) {
+    return Verdict::kNotYet;
+  }
   return confirm ? ConfirmScript(request) : Verdict::kGo;
 }
 

@@ -119,6 +119,7 @@ bool Worker::Turn(absl::Duration limit) {
   WakeClients();
   FlushAll();
   EaseMemory();
+  TrimScratch();
   FreeGone();
   ReportGone();
   CheckDrained();
@@ -427,6 +428,13 @@ void Worker::Charge(int64_t delta) {
 }
 
 bool Worker::MemoryEasy() const { return charged_ < Share(kMemoryEasy, memory_limit_); }
+
+// A name or a key of any size may have been there.
+void Worker::TrimScratch() {
+  for (std::string& text : text_scratch_) {
+    if (text.capacity() > kTextScratchBytesMax) text = std::string();
+  }
+}
 
 void Worker::WaitForMemory(Client* client) {
   if (client->on_memory_list) return;

@@ -68,10 +68,8 @@ class Worker {
   // For whoever needs a list of slots for a moment.
   std::vector<cluster::Slot>* slot_scratch() { return &slot_scratch_; }
   // For the first (0) and second argument of a request, where they do not lie in one piece.
-  std::string* text_scratch(size_t i) {
-    if (text_scratch_[i].capacity() > kTextScratchBytesMax) text_scratch_[i] = std::string();
-    return &text_scratch_[i];
-  }
+  // Until the end of the turn.
+  std::string* text_scratch(size_t i) { return &text_scratch_[i]; }
   Dispatcher* dispatcher() { return &dispatcher_; }
   BackendPool* backends() { return &backend_pool_; }
   const Config& config() const { return *config_; }
@@ -145,6 +143,7 @@ class Worker {
   void WakeClients();
   void FlushAll();
   void EaseMemory();
+  void TrimScratch();
   void BeginDrain();
   void ForceClose();
   void ReportGone();

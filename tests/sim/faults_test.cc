@@ -619,6 +619,24 @@ TEST_F(FaultsTest, B2_ANodeThatIsAwayForLongIsNotWaitedForAgain) {
   EXPECT_EQ(Ask(client, "SET a x"), "+OK\r\n");
 }
 
+// Nobody can say where the node might be: that is not waited for either.
+TEST_F(FaultsTest, B2_AWholeClusterThatIsAwayForLongIsNotWaitedForAgain) {
+  SimClient* client = world().Connect();
+  Ask(client, "GET {a}");
+  for (int i = 0; i < cluster().size(); ++i) cluster().node(i)->SetHung(true);
+  EXPECT_EQ(Ask(client, "SET a x"), kTimeout);
+  EXPECT_EQ(Ask(client, "SET a x"), kNoOwner);  // L10
+  for (int i = 0; i < 10; ++i) {
+    const Nanos begin = world().now();
+    EXPECT_EQ(Ask(client, "SET a x"), kNoOwner);
+    EXPECT_LE(world().now() - begin, 1100 * kMillisecond);
+    world().RunFor(300 * kMillisecond);
+  }
+  for (int i = 0; i < cluster().size(); ++i) cluster().node(i)->SetHung(false);
+  world().RunFor(2 * kSecond);
+  EXPECT_EQ(Ask(client, "SET a x"), "+OK\r\n");
+}
+
 // The kernel still holds what it could not send, and tells that it is free only when the node has
 // taken it, or the kernel given up: the answers don't wait for that.
 TEST_F(FaultsTest, B2_WhatWasSentWithoutACopyToANodeThatHangsIsAnsweredInTime) {

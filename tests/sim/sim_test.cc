@@ -909,5 +909,73 @@ TEST_F(SimTest, AfterTheProcessStoodStillNobodyIsBlamed) {
   EXPECT_EQ(world().stats()->Sum(&proxy::WorkerStats::backend_timeouts), 0u);
 }
 
+// --- many workers
+
+struct Work {
+  double completions = 0;  // of the ring, a request
+  double sends = 0;
+  double turns = 0;
+};
+
+// Of each of so many workers, with 8 clients each that send pipelines.
+std::vector<Work> WorkOf(uint32_t workers) {
+  constexpr int kClientsEach = 8;
+  constexpr int kDepth = 16;
+  constexpr int kRounds = 50;
+  WorldOptions options;
+  options.workers = workers;
+  World world(options);
+  world.RunUntil([&] { return world.stats()->control()->topology_ready.Get() == 1; });
+  std::vector<SimClient*> clients;
+  for (uint32_t i = 0; i < workers * kClientsEach; ++i) clients.push_back(world.Connect());
+  world.RunUntilIdle();
+  const auto round = [&] {
+    for (SimClient* client : clients) {
+      std::string pipeline;
+      for (int i = 0; i < kDepth; ++i) absl::StrAppend(&pipeline, "GET k", i, "\r\n");
+      client->Send(pipeline);
+    }
+    world.RunUntilIdle();
+    for (SimClient* client : clients) {
+      EXPECT_EQ(client->TakeReceived(), Repeated("$-1\r\n", kDepth));
+    }
+  };
+  round();  // opens the connections to the nodes
+  std::vector<Work> before, work;
+  const auto count = [&](std::vector<Work>* out) {
+    for (uint32_t i = 0; i < workers; ++i) {
+      const proxy::WorkerStats& stats = *world.stats()->worker(i);
+      out->push_back({static_cast<double>(stats.completions.Get()),
+                      static_cast<double>(stats.sends.Get()),
+                      static_cast<double>(stats.turns.Get())});
+      EXPECT_EQ(stats.clients_open.Get(), uint64_t{kClientsEach});
+    }
+  };
+  count(&before);
+  for (int i = 0; i < kRounds; ++i) round();
+  count(&work);
+  constexpr double kRequests = kClientsEach * kDepth * kRounds;
+  for (uint32_t i = 0; i < workers; ++i) {
+    work[i].completions = (work[i].completions - before[i].completions) / kRequests;
+    work[i].sends = (work[i].sends - before[i].sends) / kRequests;
+    work[i].turns = (work[i].turns - before[i].turns) / kRequests;
+  }
+  world.Shutdown();
+  EXPECT_EQ(world.failure(), "");
+  return work;
+}
+
+TEST(ManyWorkersTest, AWorkersWorkForARequestDoesNotDependOnTheirNumber) {
+  const Work alone = WorkOf(1)[0];
+  EXPECT_GT(alone.completions, 0);
+  for (const uint32_t workers : {2u, 8u}) {
+    for (const Work& work : WorkOf(workers)) {
+      EXPECT_NEAR(work.completions / alone.completions, 1, 0.15) << workers;
+      EXPECT_NEAR(work.sends / alone.sends, 1, 0.15) << workers;
+      EXPECT_NEAR(work.turns / alone.turns, 1, 0.25) << workers;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace sim
