@@ -270,6 +270,17 @@ class Cluster:
     def owner(self, slot):
         return self.slot_map()[slot]
 
+    def settled_owner(self, slot, timeout=10.0):
+        """The slot's owner, once it says so itself: the others may lag behind a move, or be ahead."""
+        found = []
+
+        def agreed():
+            found[:] = [self.owner(slot)]
+            own_view = self.slot_map(found[0])[slot] if found[0] is not None else None
+            return own_view is not None and own_view.id == found[0].id
+        wait_until(agreed, "the owner of slot %d to be agreed on" % slot, timeout)
+        return found[0]
+
     def primaries(self):
         return [node for node in self.answering() if node.is_primary()]
 
@@ -281,7 +292,7 @@ class Cluster:
 
     def begin_move(self, slot, target):
         """Marks the slot: importing at `target`, migrating at its owner; returns the owner."""
-        source = self.owner(slot)
+        source = self.settled_owner(slot)
         if source is target:
             raise ClusterError("slot %d is at %r already" % (slot, target))
         target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
