@@ -728,7 +728,7 @@ class LocalCluster(Cluster):
 
     def remove_node(self, node):
         """Ends a node that serves no slots; the others forget it."""
-        if any(owner is node for owner in self.slot_map()):
+        if any(owner is node for owner in self.slot_map(node)):
             raise ClusterError("%r still serves slots" % node)
         node.process.end()
         self.nodes.remove(node)
