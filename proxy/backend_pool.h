@@ -42,8 +42,8 @@ struct NodeBackends {
   absl::Time spaced_until = absl::InfinitePast();   // a while after the last connect began
   absl::Time trouble_until = absl::InfinitePast();  // connections have ended that should not
   absl::Time down_since = absl::InfiniteFuture();   // first failure since it last answered
-  // Of the last connect, if the node was down for long then: Worker::refresh_answered() tells
-  // whether the cluster has been asked where it is now.
+  // Of the last connect to the node after nobody had tried it for a while, if it was down for long
+  // then: Worker::refresh_answered() tells whether the cluster has said where it is now.
   uint64_t refresh_ask = 0;
   absl::Time refresh_asked_at = absl::InfinitePast();
   uint32_t slow_outstanding = 0;  // commands of unbounded run time that it works on

@@ -57,32 +57,19 @@ class UringWorld final : public RingWorld {
   std::vector<std::string> paths_;
 };
 
+RingFactory With(std::string name, const RingOptions& options) {
+  return {.name = std::move(name), .make = [options](const RingWorldOptions& world) {
+            return std::make_unique<UringWorld>(world, options);
+          }};
+}
+
 RingFactory Masked(std::vector<std::string> disabled, bool zero_copy = false) {
   std::string name = disabled.empty() ? "all" : absl::StrCat("no_", absl::StrJoin(disabled, "_"));
   if (zero_copy) absl::StrAppend(&name, "_zero_copy");
-  return {.name = std::move(name),
-          .make = [disabled = std::move(disabled), zero_copy](const RingWorldOptions& world) {
-            RingOptions options;
-            options.zero_copy_send = zero_copy;
-            options.disabled_features = disabled;
-            return std::make_unique<UringWorld>(world, options);
-          }};
-}
-
-RingFactory WithSubmissionThread() {
-  return {.name = "sqpoll", .make = [](const RingWorldOptions& world) {
-            RingOptions options;
-            options.submission_thread = true;
-            return std::make_unique<UringWorld>(world, options);
-          }};
-}
-
-RingFactory WithBusyPoll() {
-  return {.name = "busy_poll", .make = [](const RingWorldOptions& world) {
-            RingOptions options;
-            options.busy_poll = absl::Milliseconds(2);
-            return std::make_unique<UringWorld>(world, options);
-          }};
+  RingOptions options;
+  options.zero_copy_send = zero_copy;
+  options.disabled_features = std::move(disabled);
+  return With(std::move(name), options);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -94,7 +81,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Masked({"send_zc_report"}, true), Masked({"send_zc_fixed"}, true),
                     Masked({"multishot_accept", "multishot_recv", "buffer_ring", "msg_ring",
                             "registered_ring", "defer_taskrun"}),
-                    WithSubmissionThread(), WithBusyPoll()),
+                    With("sqpoll", {.submission_thread = true}),
+                    With("busy_poll", {.busy_poll = absl::Milliseconds(2)})),
     RingFactoryName);
 
 }  // namespace
