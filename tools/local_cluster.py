@@ -237,6 +237,13 @@ class Node:
         return self.command("ROLE")[0] == b"master"
 
 
+def slot_ranges(fields):
+    """The slots of a node of a view, as ranges."""
+    for entry in fields["slots"]:
+        first, _, last = entry.partition("-")
+        yield range(int(first), int(last or first) + 1)
+
+
 class Cluster:
     """What can be asked of, and done to, any cluster of which we know the nodes."""
 
@@ -261,25 +268,12 @@ class Cluster:
         for identity, fields in (seen_by or self.answering()[0]).view().items():
             if "fail" in fields["flags"]:
                 continue
-            for entry in fields["slots"]:
-                first, _, last = entry.partition("-")
-                for slot in range(int(first), int(last or first) + 1):
-                    owners[slot] = self.node_by_id(identity)
+            for slots in slot_ranges(fields):
+                owners[slots.start:slots.stop] = [self.node_by_id(identity)] * len(slots)
         return owners
 
     def owner(self, slot):
         return self.slot_map()[slot]
-
-    def settled_owner(self, slot, timeout=10.0):
-        """The slot's owner, once it says so itself: the others may lag behind a move, or be ahead."""
-        found = []
-
-        def agreed():
-            found[:] = [self.owner(slot)]
-            own_view = self.slot_map(found[0])[slot] if found[0] is not None else None
-            return own_view is not None and own_view.id == found[0].id
-        wait_until(agreed, "the owner of slot %d to be agreed on" % slot, timeout)
-        return found[0]
 
     def primaries(self):
         return [node for node in self.answering() if node.is_primary()]
@@ -292,7 +286,7 @@ class Cluster:
 
     def begin_move(self, slot, target):
         """Marks the slot: importing at `target`, migrating at its owner; returns the owner."""
-        source = self.settled_owner(slot)
+        source = self.owner(slot)
         if source is target:
             raise ClusterError("slot %d is at %r already" % (slot, target))
         target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
@@ -315,8 +309,8 @@ class Cluster:
         return moved
 
     def finish_move(self, slot, source, target, *options):
-        """Moves what is left and gives the slot to `target` in every primary's eyes; returns how
-        many keys that were. options: of MIGRATE."""
+        """Moves what is left and gives the slot to `target`; returns, when every node has heard of
+        it, how many keys that were. options: of MIGRATE."""
         moved = self.move_keys(slot, source, target, options=options)
         # The target first: else, for a moment, nobody would own the slot.
         others = [node for node in self.primaries() if node not in (source, target)]
@@ -327,7 +321,19 @@ class Cluster:
                 # A source that lost its last slot may have become a replica of the target already.
                 if node is target or "only with masters" not in str(error):
                     raise
+        self._wait_until_heard(slot, target)
         return moved
+
+    def _wait_until_heard(self, slot, owner):
+        """A move that begins before all know this one's epoch may get the same epoch; when the
+        nodes settle that, one that was told the owner, but not its epoch, may go back for good."""
+        unheard = {"epoch": None, "slots": ()}
+
+        def heard():
+            views = [node.view().get(owner.id, unheard) for node in self.answering()]
+            return (len({view["epoch"] for view in views}) == 1 and
+                    all(any(slot in slots for slots in slot_ranges(view)) for view in views))
+        wait_until(heard, "all to hear that slot %d is at %r" % (slot, owner))
 
     def move_slot(self, slot, target):
         source = self.begin_move(slot, target)

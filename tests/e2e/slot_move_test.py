@@ -81,7 +81,7 @@ class SlotMoveTest(FreshClusterTestCase):
         other = [self.pipelining(proxy, "{at rest}", number) for number in range(2)]
         for turn in range(ROUNDS):
             target = [node for node in cluster.primaries()
-                      if node is not cluster.settled_owner(slot)][turn % 2]
+                      if node is not cluster.owner(slot)][turn % 2]
             self.move_in_stages(cluster, workers, slot, target)
         for worker in workers + other:
             self.assertGreater(worker.stop(seconds(60)), 2)
@@ -99,8 +99,7 @@ class SlotMoveTest(FreshClusterTestCase):
         keys = ["%s%d" % (tag, number) for number in range(60)]
         for key in keys:
             client.call("SET", key, "v" + key)
-        target = next(node for node in cluster.primaries()
-                      if node is not cluster.settled_owner(slot))
+        target = next(node for node in cluster.primaries() if node is not cluster.owner(slot))
         source = cluster.begin_move(slot, target)
         self.assertEqual(cluster.move_keys(slot, source, target, at_most=30), 30)
         values = [b"v" + key.encode() for key in keys]
@@ -136,8 +135,7 @@ class SlotMoveTest(FreshClusterTestCase):
         keys = ["%s%d" % (tag, number) for number in range(20)]
         for key in keys:
             client.call("SET", key, key)
-        target = next(node for node in cluster.primaries()
-                      if node is not cluster.settled_owner(slot))
+        target = next(node for node in cluster.primaries() if node is not cluster.owner(slot))
         source = cluster.begin_move(slot, target)
         cluster.move_keys(slot, source, target, at_most=16)
         self.check(client, [["MGET"] + keys], [[key.encode() for key in keys]])
@@ -167,7 +165,7 @@ class SlotMoveTest(FreshClusterTestCase):
                 for turn in range(max(2, ROUNDS // 4)):
                     with one_by_one:
                         target = [node for node in cluster.primaries()
-                                  if node is not cluster.settled_owner(slot)][turn % 2]
+                                  if node is not cluster.owner(slot)][turn % 2]
                         source = cluster.begin_move(slot, target)
                     self.let_work([worker])
                     cluster.move_keys(slot, source, target)
@@ -186,7 +184,7 @@ class SlotMoveTest(FreshClusterTestCase):
         slot = key_slot(tag)
         workers = [self.pipelining(proxy, tag, number) for number in range(4)]
         node = cluster.add_node()
-        home = cluster.settled_owner(slot)
+        home = cluster.owner(slot)
         self.move_in_stages(cluster, workers, slot, node)
         cluster.wait_until_ready()
         self.move_in_stages(cluster, workers, slot, home)
@@ -219,7 +217,7 @@ class SlotMoveTest(FreshClusterTestCase):
         worker = Background(work)
         for turn in range(4):
             cluster.move_slot(slot, [node for node in cluster.primaries()
-                                     if node is not cluster.settled_owner(slot)][turn % 2])
+                                     if node is not cluster.owner(slot)][turn % 2])
         self.assertGreater(worker.stop(seconds(60)), 1)
 
 

@@ -74,7 +74,7 @@ class LocalClusterTest(unittest.TestCase):
         self.cluster.wait_until_ready()
         slot = 100
         old = self.cluster.move_slot(slot, node)
-        self.assertIs(self.cluster.settled_owner(slot), node)
+        self.assertIs(self.cluster.owner(slot), node)
         self.cluster.move_slot(slot, old)
         with self.assertRaises(ClusterError):
             self.cluster.remove_node(old)
