@@ -22,10 +22,9 @@ constexpr size_t kReadBytes = 16 << 10;
 // Commands of slow nodes are executed one a turn.
 constexpr Nanos kSlowService = 500 * kMicrosecond;
 constexpr size_t kCommandsPerTurn = 64;
-// No request waits for longer between its refusal and its answer.
-constexpr Nanos kLearned = 200 * kMillisecond;
 constexpr Nanos kBack = 4 * kSecond;  // longer than a refresh of the topology takes
 constexpr Nanos kResumeMax = 20 * kMillisecond;
+constexpr size_t kToldKept = 64;
 constexpr Nanos kLately = 6 * kSecond;
 constexpr int64_t kRangeEnd = 1'000'000'000;
 constexpr uint16_t kPort = 7000;
@@ -674,6 +673,8 @@ std::string FakeNode::NodesText() {
                       " 0 0 1 disconnected\n");
     }
   }
+  told_.emplace_back(view_, net_->now());
+  while (told_.size() > kToldKept) told_.pop_front();
   std::string marks;
   for (const auto& [slot, to] : migrating_) {
     absl::StrAppend(&marks, " [", slot, "->-", cluster_->node(to)->id(), "]");
@@ -708,7 +709,6 @@ void FakeNode::AdoptView(std::shared_ptr<const ClusterView> view) {
   if (view == view_) return;
   const int before = view_ == nullptr ? -2 : view_->peers[number_].primary;
   view_ = std::move(view);
-  learned_at_ = net_->now();
   const int now = view_->peers[number_].primary;
   for (auto it = migrating_.begin(); it != migrating_.end();) {
     const bool over = cluster_->MigrationTarget(it->first) < 0;
@@ -796,7 +796,7 @@ FakeCluster::FakeCluster(SimNet* net, const Options& options, ExecutionObserver*
     ClusterView::Peer& peer = truth->peers.emplace_back();
     peer.address = nodes_.back()->address();
     peer.primary = i < shards ? -1 : i % shards;
-    peer.epoch = i < shards ? ++last_epoch_ : 0;
+    peer.epoch = i < shards ? NewEpoch() : 0;
   }
   for (int slot = 0; slot < cluster::kSlotCount; ++slot) {
     truth->owner[slot] = static_cast<int16_t>(slot * shards / cluster::kSlotCount);
@@ -964,7 +964,7 @@ void FakeCluster::EndMigration(cluster::Slot slot, bool source_first) {
   net_->Trace("migrated", slot);
   auto truth = CopyTruth();
   truth->owner[slot] = static_cast<int16_t>(to);
-  truth->peers[to].epoch = ++last_epoch_;
+  truth->peers[to].epoch = NewEpoch();
   SetTruth(std::move(truth), {source_first ? from : to});
 }
 
@@ -983,7 +983,7 @@ void FakeCluster::MoveSlots(absl::Span<const cluster::Slot> slots, int to) {
     truth->owner[slot] = static_cast<int16_t>(to);
     if (std::find(told.begin(), told.end(), from) == told.end()) told.push_back(from);
   }
-  truth->peers[to].epoch = ++last_epoch_;
+  truth->peers[to].epoch = NewEpoch();
   net_->Trace("atomic", slots.size(), static_cast<uint64_t>(to));
   SetTruth(std::move(truth), told);
 }
@@ -1009,7 +1009,7 @@ void FakeCluster::FailOver(int replica, bool lose) {
   promoted->effects_.clear();
   auto truth = CopyTruth();
   truth->peers[replica].primary = -1;
-  truth->peers[replica].epoch = ++last_epoch_;
+  truth->peers[replica].epoch = NewEpoch();
   truth->peers[replica].failed = false;
   for (ClusterView::Peer& peer : truth->peers) {
     if (peer.primary == old) peer.primary = replica;
@@ -1087,7 +1087,7 @@ int FakeCluster::AddNode() {
   auto truth = CopyTruth();
   ClusterView::Peer& peer = truth->peers.emplace_back();
   peer.address = nodes_.back()->address();
-  peer.epoch = ++last_epoch_;
+  peer.epoch = NewEpoch();
   nodes_.back()->view_ = truth;
   SetTruth(std::move(truth), {});
   node(number)->Start(node(number)->address());
@@ -1100,15 +1100,26 @@ void FakeCluster::SpreadNews() {
   }
 }
 
-bool FakeCluster::Claims(absl::string_view id, cluster::Slot slot) const {
+bool FakeCluster::Claims(absl::string_view id, cluster::Slot slot, uint64_t epoch) const {
   for (const auto& node : nodes_) {
     if (node->id() != id) continue;
-    const Nanos since = std::max({node->learned_at_ + kLearned, node->back_at_ + kBack,
-                                  net_->ReachableSince(node->address()) + kBack});
-    return since < net_->now() && node->alive() && !node->hung() && !node->loading_ &&
-           !net_->IsUnreachable(node->address()) && node->view_->owner[slot] == node->number();
+    const Nanos back = std::max(node->back_at_, net_->ReachableSince(node->address())) + kBack;
+    if (back >= net_->now() || !node->alive() || node->hung() || node->loading_ ||
+        net_->IsUnreachable(node->address())) {
+      return false;
+    }
+    const auto claims = [&](const ClusterView& view) { return view.owner[slot] == node->number(); };
+    return claims(*node->view_) &&
+           std::all_of(node->told_.begin(), node->told_.end(), [&](const auto& told) {
+             return told.second < epoch_began_[epoch] || claims(*told.first);
+           });
   }
   return false;
+}
+
+uint64_t FakeCluster::NewEpoch() {
+  epoch_began_.push_back(net_->now());
+  return epoch_began_.size() - 1;
 }
 
 void FakeCluster::Heal() {

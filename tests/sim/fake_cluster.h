@@ -208,7 +208,6 @@ class FakeNode final : public Listener::Observer {
   Alarm gossip_;
 
   std::shared_ptr<const ClusterView> view_;
-  Nanos learned_at_ = 0;
   Nanos back_at_ = 0;                             // started, or not hung any more
   Nanos hung_at_ = 0;                             // the last time it began to hang
   Nanos resumed_at_ = 0;                          // and went on, since it was started
@@ -216,6 +215,8 @@ class FakeNode final : public Listener::Observer {
   std::map<cluster::Slot, int> importing_;        // from whom
   std::shared_ptr<const ClusterView> text_view_;  // that text_ was made of
   std::string text_;
+  // What it answered to CLUSTER NODES lately, and when.
+  std::deque<std::pair<std::shared_ptr<const ClusterView>, Nanos>> told_;
   std::vector<ValuePtr> data_;  // by key
   std::deque<Effect> effects_;  // of the primary, on their way to this replica
 
@@ -306,8 +307,9 @@ class FakeCluster {
   void SpreadNews();
   // All alive, in their senses and of one mind. Migrations are completed.
   void Heal();
-  // The node with that id can be asked, and says that the slot is its own; both for some time now.
-  bool Claims(absl::string_view id, cluster::Slot slot) const;
+  // The node with that id can be asked, for some time now, and says that the slot is its own; it
+  // has told nobody else since the epoch began.
+  bool Claims(absl::string_view id, cluster::Slot slot, uint64_t epoch) const;
 
  private:
   friend class FakeNode;
@@ -316,6 +318,7 @@ class FakeCluster {
   io::Endpoint NewAddress();
   void Replicate(int primary, uint32_t key, uint64_t id, const ValuePtr& value);
   void CopyData(int from, int to);
+  uint64_t NewEpoch();
 
   SimNet* const net_;
   Options options_;
@@ -330,7 +333,7 @@ class FakeCluster {
   };
   void NoteMove(Moves* moves, int from, int to);
   std::vector<Moves> moves_ = std::vector<Moves>(cluster::kSlotCount);
-  uint64_t last_epoch_ = 0;
+  std::vector<Nanos> epoch_began_ = {0};  // by epoch; the first is 1
   int last_address_ = 0;
   std::vector<std::unique_ptr<FakeNode>> nodes_;
 };

@@ -334,7 +334,7 @@ void World::CheckTopology(size_t worker) {
     if (now_served != nullptr && state->topology->node(now_served->primary).id == newer) continue;
     const int owner = cluster_.OwnerOf(slot);
     if (owner < 0 || cluster_.truth().peers[static_cast<size_t>(owner)].epoch <= epoch) continue;
-    if (!cluster_.Claims(newer, slot)) continue;
+    if (!cluster_.Claims(newer, slot, before->EpochOf(slot))) continue;
     return net_.Fail(absl::StrCat("worker ", worker, " went back to an older view: slot ", slot,
                                   " from epoch ", before->EpochOf(slot), " of ", newer, " to ",
                                   epoch));
