@@ -17,6 +17,7 @@ namespace {
 
 constexpr absl::string_view kAsking = "*1\r\n$6\r\nASKING\r\n";
 constexpr absl::string_view kPing = "*1\r\n$4\r\nPING\r\n";
+constexpr absl::string_view kExec = "*1\r\n$4\r\nEXEC\r\n";
 // Frames beyond this are received call by call, and streamed to a client that waits for them.
 constexpr size_t kLargeReplyBytes = 64 << 10;
 // Requests are given to the connection only while less than this waits there: what was not given to
@@ -127,6 +128,12 @@ void Backend::SendHandshake() {
   if (options_.read_only) {
     resp::AppendCommand({"READONLY"}, &text);
     steps_.push_back(Step::kReadOnly);
+  } else {
+    // A user without the right to MULTI would run the commands of a burst one by one.
+    resp::AppendCommand({"MULTI"}, &text);
+    steps_.push_back(Step::kMulti);
+    resp::AppendCommand({"DISCARD"}, &text);
+    steps_.push_back(Step::kDiscard);
   }
   // What an earlier connection to this node may still hold unread must not run after what this one
   // will have had acknowledged.
@@ -196,6 +203,14 @@ void Backend::OnHandshakeFrame(absl::string_view frame) {
     }
     case Step::kReadOnly:
       if (error) return Fail(Failure::kHandshake, absl::StrCat("READONLY refused: ", line));
+      break;
+    case Step::kMulti:
+      may_multi_ = !error;
+      break;
+    case Step::kDiscard:
+      if (error && may_multi_) {
+        return Fail(Failure::kHandshake, absl::StrCat("DISCARD refused: ", line));
+      }
       break;
     case Step::kFenceList: {
       const OldConnection& old = fencing_.front();
@@ -288,14 +303,30 @@ void Backend::Give(Request* request) {
     Expect(nullptr, kAsking.size());
     connection_.Send(io::Slice::Static(kAsking));
   }
-  Expect(request, request->bytes.size());
-  connection_.Send(request->bytes);
+  if (ABSL_PREDICT_FALSE(request->is_burst)) {
+    GiveBurst(request);
+  } else {
+    Expect(request, request->bytes.size());
+    connection_.Send(request->bytes);
+  }
   request->state = Request::State::kSent;
   request->handed_over = true;
   if (request->hold != nullptr) request->hold->place.Leave();
   if ((request->command->flags & cluster::kFlagSlow) != 0) ++node_->slow_outstanding;
   worker_->stats()->backend_requests.Add(1);
   worker_->stats()->payload_bytes_forwarded.Add(request->bytes.size());
+}
+
+void Backend::GiveBurst(Request* request) {
+  Burst* const burst = request->transaction->burst.get();
+  if (may_multi_) {
+    burst->Begin();
+    Expect(request, request->bytes.size());
+    return connection_.Send(request->bytes);
+  }
+  burst->BeginRefused();
+  Expect(request, kExec.size());
+  connection_.Send(io::Slice::Static(kExec));
 }
 
 void Backend::Flush() {
@@ -313,7 +344,7 @@ void Backend::Flush() {
       dropped = true;
       continue;
     }
-    if (request->asking && request->hold->AskIsStale(worker_->now())) {
+    if (request->asking && request->hold != nullptr && request->hold->AskIsStale(worker_->now())) {
       GiveBack(request);  // the connection took too long to open
       dropped = true;
       continue;
@@ -387,7 +418,7 @@ void Backend::TakeReplies(io::Slice data) {
   while (!bytes.empty()) {
     if (pending_.empty()) return Fail(Failure::kProtocol, "a reply that nobody awaits");
     const PendingRing::Entry& front = pending_.front();
-    if (front.end > connection_.submitted_bytes()) {
+    if (front.end > connection_.submitted_bytes() && !IsPartlySent(front)) {
       return Fail(Failure::kProtocol, "a reply before its request was sent");
     }
     const resp::ScanResult result = scanner_.Scan(bytes);
@@ -404,6 +435,11 @@ void Backend::TakeReplies(io::Slice data) {
       const bool pong = front.end == ping_end_;
       pending_.Pop();  // the +OK to ASKING; an error there shows in the next reply
       if (pong) OnPong(scanner_.type());
+      continue;
+    }
+    if (ABSL_PREDICT_FALSE(request->is_burst) &&
+        request->transaction->burst->TakeQueueReply(piece, complete)) {
+      progress_at_ = worker_->now();
       continue;
     }
     if (complete) {
@@ -435,11 +471,30 @@ void Backend::AfterReply() {
     waiters_.clear();
   }
   if (owed() == 0) {
-    if (options_.is_private && state_ == State::kOpen) worker_->backends()->GiveBack(this);
+    if (options_.is_private && !leased_ && state_ == State::kOpen) {
+      worker_->backends()->GiveBack(this);
+    }
     if (state_ == State::kRetired) Fail(Failure::kRetired, "");
   } else if (state_ == State::kRetired || !unsent_.empty()) {
     worker_->MarkDirty(this);
   }
+}
+
+// The first replies to a burst may come before its end has left.
+bool Backend::IsPartlySent(const PendingRing::Entry& front) const {
+  return front.request != nullptr && front.request->is_burst &&
+         pending_.front_begin() < connection_.submitted_bytes();
+}
+
+void Backend::Lease() {
+  ABSL_ASSERT(options_.is_private && !leased_);
+  leased_ = true;
+  worker_->backends()->NoteLease(1);
+}
+
+void Backend::EndLease() {
+  if (!std::exchange(leased_, false)) return;
+  worker_->backends()->NoteLease(-1);
 }
 
 void Backend::CheckAuthentication() {
@@ -526,6 +581,7 @@ void Backend::Fail(Failure failure, absl::string_view why) {
   if (state_ == State::kClosing || state_ == State::kFree) return;
   failure_ = failure;
   timer_.Stop();
+  EndLease();
   Become(State::kClosing);
   worker_->backends()->Forget(this);
   WorkerStats* stats = worker_->stats();
@@ -630,6 +686,11 @@ void Backend::SettleOne(Request* request, bool handed_over, bool head) {
     return;
   }
   --client->in_flight;
+  if (request->watched && !request->is_burst) {
+    // What it watched, if it did, is not watched any more: it is as if it had not been sent.
+    client->DropReply(request);
+    handed_over = false;
+  }
   if (!handed_over) {
     request->handed_over = false;
     return worker_->dispatcher()->OnNotHandedOver(request);

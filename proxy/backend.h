@@ -96,6 +96,10 @@ class Backend {
   void ResumeReplies();
   bool replies_paused() const { return AloneWithReply() && connection_.recv_paused(); }
 
+  // A private connection stays with one client until the lease ends.
+  void Lease();
+  void EndLease();
+
   // Waits for room; woken (Worker::WakeClient) when the backend is half empty.
   void AddWaiter(uint32_t client_index, uint32_t client_generation);
 
@@ -122,6 +126,8 @@ class Backend {
     kClientId,
     kMyId,
     kReadOnly,
+    kMulti,
+    kDiscard,
     kFenceList,
     kFenceKill
   };
@@ -137,8 +143,10 @@ class Backend {
   void FenceOff();
   bool MayGive() const;
   void Give(Request* request);
+  void GiveBurst(Request* request);
   void GiveBack(Request* request);
   void Expect(Request* request, size_t bytes);
+  bool IsPartlySent(const PendingRing::Entry& front) const;
   void Settle();
   void SettleUnsent();
   void SettleOne(Request* request, bool handed_over, bool head);
@@ -174,7 +182,9 @@ class Backend {
   uint64_t fences_seen_ = 0;           // NodeBackends::fences when the handshake was sent
   uint64_t ping_end_ = 0;              // of the PING of ours that is out; 0: none is
   int64_t client_id_ = 0;              // ours at the node
-  std::string name_;                   // ours at the node
+  bool may_multi_ = false;             // the node lets us: it has said so in the handshake
+  bool leased_ = false;
+  std::string name_;  // ours at the node
 };
 
 }  // namespace proxy

@@ -134,6 +134,10 @@ void BackendPool::GiveBack(Backend* backend) {
   backend->node()->idle_private.push_back(backend);
 }
 
+bool BackendPool::LeasesFull() const {
+  return leases_ >= worker_->config().private_connections_max;
+}
+
 Backend* BackendPool::Open(NodeBackends* node, const Backend::Options& options) {
   const bool unused = worker_->now() - node->spaced_until > kUnusedTime;
   node->spaced_until = worker_->now() + kBetweenConnectsMin +

@@ -84,6 +84,10 @@ class BackendPool {
   // A private connection whose request is answered: kept for the next or closed.
   void GiveBack(Backend* backend);
 
+  // So many private connections stay with one client; LeasesFull: no more may.
+  void NoteLease(int change) { leases_ += static_cast<uint32_t>(change); }
+  bool LeasesFull() const;
+
   // From backends: it takes no new requests any more.
   void Forget(Backend* backend);
   // It is gone altogether.
@@ -118,6 +122,7 @@ class BackendPool {
   std::unique_ptr<bool[]> usable_;     // [by_index_.size()]
   std::unique_ptr<bool[]> same_zone_;  // the same
   uint32_t idle_private_count_ = 0;
+  uint32_t leases_ = 0;
   io::Timer fence_timer_;
   bool closed_ = false;
 };

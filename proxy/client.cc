@@ -123,7 +123,7 @@ void Client::OnRecv(io::Completion* completion) {
 
 bool Client::MayTake() {
   if ((state_ != State::kOpen && state_ != State::kDraining) || stop_after_this_) return false;
-  if (waiting_for_room_) return false;
+  if (waiting_for_room_ || answer_first_ != nullptr) return false;
   // Replies on their way can't be stopped: they count as if they were here.
   const uint64_t expected = uint64_t{unanswered_} * usual_reply_bytes_;
   if (connection_.unsent_bytes() + reply_bytes_ + expected >= kOutputPauseBytes) return false;
@@ -192,6 +192,17 @@ void Client::KeepPartial(const io::Slice& piece) {
   if (scanner_.bytes_missing() > input_bytes_ + kLargeRequestBytes) {
     connection_.ExpectLarge(scanner_.bytes_missing() - input_bytes_);
   }
+}
+
+io::Rope Client::KeepFrame(const io::Rope& frame) {
+  io::Rope kept;
+  const bool small = frame.size() < kCopyBytes;
+  for (const io::Slice& slice : frame.slices()) {
+    const bool copy = small || (slice.buffer() && slice.buffer()->scarce && worker_->BuffersLow());
+    if (copy) worker_->stats()->payload_bytes_copied.Add(slice.size());
+    kept.Append(copy ? arena_.Copy(slice.bytes()) : slice);
+  }
+  return kept;
 }
 
 // The bytes, with a share of their buffer, or copied where that is better.
@@ -281,17 +292,21 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
         return BeginClose();
       }
       ArgList args(pieces);
-      return AnswerNewError(cluster::UnknownCommandError(args.views()));
+      return RejectNew(nullptr, cluster::UnknownCommandError(args.views()));
     }
     case cluster::Lookup::kUnknownSubcommand:
-      return AnswerNewError(cluster::UnknownSubcommandError(*command, second));
+      return RejectNew(nullptr, cluster::UnknownSubcommandError(*command, second));
     case cluster::Lookup::kWrongArity:
-      return AnswerNewError(cluster::WrongArityError(*command));
+      if (IsQueueableArity(*command, scanned.arg_count())) break;
+      return RejectNew(command, cluster::WrongArityError(*command));
     case cluster::Lookup::kFound:
       break;
   }
   if (!authenticated_ && (command->flags & cluster::kFlagNoAuth) == 0)
-    return AnswerNewError(kNoAuth);
+    return RejectNew(command, kNoAuth);
+  if (ABSL_PREDICT_FALSE(IsQueueing()) && !ActsInTransaction(*command)) {
+    return QueueCommand(*command, pieces, frame);
+  }
   switch (command->serve) {
     case cluster::Serve::kLocal: {
       stats->local_requests.Add(1);
@@ -300,6 +315,8 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
       ServeLocal(this, *command, args.views(), &reply);
       return AnswerNew(reply);
     }
+    case cluster::Serve::kTransaction:
+      return TakeTransaction(*command, pieces, frame);
     case cluster::Serve::kNotYet:
     case cluster::Serve::kRefused:
       stats->refused_requests.Add(1);
@@ -441,6 +458,11 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
     if (!request->command->is_read_only()) NoteWrite(worker_->now());
     if (waiting > 0) worker_->WakeClient(this);
   }
+  const bool spliced = request->is_burst && !request->transaction->burst->local().empty();
+  if (spliced) large = false;  // as a whole
+  if (complete && request->watched && request->is_burst) {
+    request->transaction->watch->Release(*worker_, !request->transaction->burst->refused());
+  }
   if (!request->streaming) {
     const char* const begin =
         request->has_partial_reply ? request->partial_reply.slices()[0].data() : piece.data();
@@ -452,7 +474,7 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
       worker_->dispatcher()->NoteMayHaveRun(request);
     }
   }
-  if (request == head_ && (complete || large)) {
+  if (request == head_ && (complete || large) && !spliced) {
     // It is its turn: the bytes leave as they come.
     if (request->has_partial_reply) connection_.Send(TakePartialReply(request));
     connection_.Send(KeepBytes(buffer, piece, large));
@@ -464,6 +486,9 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
   } else if (complete) {
     request->bytes = TakePartialReply(request);
     AppendPiece(buffer, piece, large, &request->bytes);
+    if (spliced) {
+      request->bytes = SpliceLocalReplies(*request->transaction->burst, std::move(request->bytes));
+    }
     return Finish(request);
   } else {
     AppendPiece(buffer, piece, large, &request->partial_reply);
@@ -543,6 +568,7 @@ void Client::Finish(Request* request) {
     worker_->requests()->GiveFragments(std::move(parent->fragments));
     return AnswerRope(parent, std::move(merged));
   }
+  if (request == answer_first_) answer_first_ = nullptr;
   --unanswered_;
   request_bytes_ -= std::exchange(request->charged, 0);
   usual_reply_bytes_ = UsualReplyBytes(usual_reply_bytes_, request->reply_bytes);
@@ -670,6 +696,7 @@ void Client::BeginClose() {
   Become(State::kClosing);
   timer_.Stop();
   DropRequests();
+  UnwatchAndDiscard();
   ClearInput();
   connection_.BeginClose();
   request_bytes_ = reply_bytes_ = 0;
@@ -691,7 +718,7 @@ void Client::DropRequests() {
     }
     DropRequest(request);
   }
-  tail_ = nullptr;
+  tail_ = answer_first_ = nullptr;
   unanswered_ = 0;
   in_flight = waiting = 0;
 }
@@ -709,6 +736,8 @@ void Client::DropRequest(Request* request) {
   request->client = nullptr;
   request->parent = nullptr;
   request->DropPartialReply();
+  // Its connection takes nothing more, and closes with the reply.
+  if (request->watched) return request->transaction->watch->Release(*worker_, false);
   // The rest of a large reply that only this client waits for is not worth reading.
   if (backend != nullptr && backend->AloneWithReply())
     backend->Fail(Backend::Failure::kRetired, "");
@@ -773,6 +802,7 @@ void Client::NoteAuthFailure() {
 }
 
 void Client::ResetSession() {
+  UnwatchAndDiscard();
   identity_.reset();
   set_protocol(resp::Protocol::kResp2);
   if (!worker_->config().password.empty()) set_authenticated(false);

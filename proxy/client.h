@@ -20,6 +20,7 @@
 #include "io/connection.h"
 #include "io/timers.h"
 #include "proxy/request.h"
+#include "proxy/transaction.h"
 #include "resp/encoder.h"
 #include "resp/scanner.h"
 #include "resp/views.h"
@@ -63,6 +64,8 @@ class Client {
   // More of the request's reply. `buffer` holds `piece`. Complete ends the reply.
   void OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::string_view piece,
                     bool complete, bool large);
+  // The bytes of a request, to be kept: copied where that is better.
+  io::Rope KeepFrame(const io::Rope& frame);
   // The whole reply, made by the proxy.
   void Answer(Request* request, absl::string_view reply);
   void AnswerRope(Request* request, io::Rope reply);
@@ -113,6 +116,9 @@ class Client {
   // No more requests are taken after the one being answered.
   void StopAfterThis() { stop_after_this_ = true; }
   void ResetSession();
+  // Its keys are not watched any more; UnwatchAndDiscard: nor is anything queued.
+  void Unwatch();
+  void UnwatchAndDiscard();
   // A write of this client, or a script, went out or was answered: its reads stay on primaries for
   // a while.
   void NoteWrite(absl::Time now) { last_write_ = now; }
@@ -156,6 +162,24 @@ class Client {
                  const io::Rope& frame);
   void StartOneSlot(const cluster::CommandSpec& command, cluster::Slot slot, bool barrier,
                     const io::Rope& frame);
+  // --- transactions: proxy/client_transaction.cc
+  static bool ActsInTransaction(const cluster::CommandSpec& command);
+  bool IsQueueableArity(const cluster::CommandSpec& command, int64_t arg_count) const;
+  bool IsQueueing() const { return transaction_ != nullptr && transaction_->queueing(); }
+  Transaction* EnsureTransaction();
+  // The command can't be queued, or can't be answered otherwise.
+  void RejectNew(const cluster::CommandSpec* command, absl::string_view line);
+  void TakeTransaction(const cluster::CommandSpec& command, const resp::Pieces& pieces,
+                       const io::Rope& frame);
+  void TakeWatch(const cluster::CommandSpec& command, const resp::Pieces& pieces,
+                 const io::Rope& frame);
+  void TakeExec(const cluster::CommandSpec& command);
+  void QueueCommand(const cluster::CommandSpec& command, const resp::Pieces& pieces,
+                    const io::Rope& frame);
+  Request* NewTransactionRequest(const cluster::CommandSpec& command, cluster::Slot slot,
+                                 size_t bytes);
+  io::Rope SpliceLocalReplies(const Burst& burst, io::Rope reply);
+
   Request* NewRequest(const cluster::CommandSpec& command);
   void AnswerNew(absl::string_view reply);
   void AnswerNewError(absl::string_view line);
@@ -200,9 +224,10 @@ class Client {
 
   Request* head_ = nullptr;  // oldest; replies leave in this order
   Request* tail_ = nullptr;
-  uint32_t unanswered_ = 0;   // requests in the queue that are not answered
-  size_t request_bytes_ = 0;  // of requests in the queue
-  size_t reply_bytes_ = 0;    // stored replies that may not leave yet
+  Request* answer_first_ = nullptr;  // no request is taken until this one is answered
+  uint32_t unanswered_ = 0;          // requests in the queue that are not answered
+  size_t request_bytes_ = 0;         // of requests in the queue
+  size_t reply_bytes_ = 0;           // stored replies that may not leave yet
   // Size of the replies so far, the recent ones above all: tells what the unanswered will bring.
   uint32_t usual_reply_bytes_ = 16 << 10;
   size_t charged_ = 0;  // what the worker counts for this client
@@ -212,6 +237,7 @@ class Client {
   absl::Time last_write_ = absl::InfinitePast();
   absl::Time slow_since_ = absl::InfiniteFuture();
   std::unique_ptr<Identity> identity_;
+  std::unique_ptr<Transaction> transaction_;  // null: it never had one
   resp::Protocol protocol_ = resp::Protocol::kResp2;
   bool authenticated_ = true;
   uint8_t auth_failures_ = 0;

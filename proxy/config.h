@@ -40,6 +40,8 @@ struct Config {
   uint32_t backend_connections = 1;  // --backend-connections: shared, per worker, node, protocol
   uint32_t backend_idle_connections =
       16;  // --backend-idle-connections: private ones kept, per worker
+  // --private-connections: at most so many stay with one client (WATCH, …), per worker
+  uint32_t private_connections_max = 1000;
   cluster::ReadPrefer read_prefer = cluster::ReadPrefer::kPrimary;  // --read-prefer
   bool retry_reads = true;  // --retry-reads: a lost read may run once more
 

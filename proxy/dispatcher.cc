@@ -33,6 +33,8 @@ constexpr absl::string_view kTooManyRedirections =
     "ERR proxy: too many redirections (not executed)";
 constexpr absl::string_view kMalformedRedirection =
     "ERR proxy: malformed redirection (outcome unknown)";
+constexpr absl::string_view kTooManyPrivate =
+    "ERR proxy: too many clients need a connection of their own (not executed)";
 constexpr absl::string_view kUnknownNode =
     "CLUSTERDOWN proxy: redirect to unknown node (not executed)";
 constexpr absl::string_view kNotConfirmed =
@@ -44,6 +46,35 @@ constexpr absl::string_view kUnknownSuffix = "(outcome unknown)";
 
 bool IsOut(const Request& request) {
   return request.state == Request::State::kQueued || request.state == Request::State::kSent;
+}
+
+void AddKeys(const cluster::CommandSpec& command, const resp::Pieces& pieces,
+             absl::flat_hash_set<std::string>* keys) {
+  const ArgList args(pieces);
+  std::vector<uint32_t> indexes;
+  if (cluster::FindKeyIndexes(command, args.views(), &indexes) != cluster::KeySearch::kOk) return;
+  for (const uint32_t index : indexes) keys->insert(std::string(args.views()[index]));
+}
+
+// The keys of a request; of a burst: of all its commands.
+void AddKeys(const Request& request, absl::flat_hash_set<std::string>* keys) {
+  if (!request.is_burst) return AddKeys(*request.command, request.bytes.Views(), keys);
+  const std::string bytes = request.bytes.Flatten();
+  absl::string_view rest = bytes;
+  resp::RequestScanner scanner;
+  while (!rest.empty()) {
+    const resp::ScanResult result = scanner.Scan(rest, {});
+    if (result.status != resp::ScanStatus::kComplete) return;
+    const absl::string_view frame = rest.substr(0, result.consumed);
+    rest.remove_prefix(result.consumed);
+    const resp::Pieces pieces(&frame, 1);
+    const ArgList args(pieces);
+    const absl::string_view second = args.views().size() > 1 ? args.views()[1] : "";
+    const cluster::CommandSpec* command = nullptr;
+    cluster::LookUpCommand(args.views()[0], second, static_cast<int64_t>(args.views().size()),
+                           &command);
+    if (command != nullptr) AddKeys(*command, pieces, keys);
+  }
 }
 
 absl::Duration NextBackoff(Hold* hold) {
@@ -65,7 +96,7 @@ bool Dispatcher::Start(Request* request, const io::Rope& frame) {
   const cluster::CommandSpec& command = *request->command;
   request->read = command.is_read_only();
   const size_t bytes = frame.size();
-  request->private_connection = bytes > kSharedRequestBytesMax;
+  request->private_connection |= bytes > kSharedRequestBytesMax;
   const bool barrier_closed =
       request->barrier && request->client->in_flight + request->client->waiting > 0;
   Route route;
@@ -81,18 +112,18 @@ bool Dispatcher::Start(Request* request, const io::Rope& frame) {
           worker_->stats()->payload_bytes_copied.Add(bytes);
           request->bytes.Append(route.backend->CopyRequest(frame));
         } else {
-          KeepBytes(request, frame);
+          request->bytes = request->client->KeepFrame(frame);
         }
         Send(request, route);
         return true;
       }
-      KeepBytes(request, frame);
+      request->bytes = request->client->KeepFrame(frame);
       Wait(request);
       route.backend->AddWaiter(request->client->index(), request->client->generation());
       return false;
     }
   }
-  KeepBytes(request, frame);
+  request->bytes = request->client->KeepFrame(frame);
   Wait(request);
   if (!barrier_closed && !request->private_connection) {
     if (route.backend == nullptr) {
@@ -103,16 +134,6 @@ bool Dispatcher::Start(Request* request, const io::Rope& frame) {
   }
   worker_->WakeClient(request->client);
   return true;
-}
-
-void Dispatcher::KeepBytes(Request* request, const io::Rope& frame) {
-  io::Arena* arena = request->client->arena();
-  const bool small = frame.size() < kCopyBytes;
-  for (const io::Slice& slice : frame.slices()) {
-    const bool copy = small || (slice.buffer() && slice.buffer()->scarce && worker_->BuffersLow());
-    if (copy) worker_->stats()->payload_bytes_copied.Add(slice.size());
-    request->bytes.Append(copy ? arena->Copy(slice.bytes()) : slice);
-  }
 }
 
 void Dispatcher::StartOneKeyFragment(Request* request, const io::Rope& frame) {
@@ -165,7 +186,75 @@ bool Dispatcher::IsOvertakenByTopology(const Request& request) {
   return !owner.empty() && owner != hold.refused_by;
 }
 
+// The watch of the request is not, or will not be, one.
+bool Dispatcher::IsWatchOver(const Request& request) const {
+  const Watch& watch = *request.transaction->watch;
+  return watch.lost || (watch.over && !request.is_burst);
+}
+
+// EXEC: as if a key had changed. WATCH: that is what its EXEC will answer.
+void Dispatcher::OnWatchOver(Request* request) {
+  if (!request->is_burst) return request->client->Answer(request, "+OK\r\n");
+  const bool resp3 = request->protocol == resp::Protocol::kResp3;
+  request->client->Answer(request, resp3 ? "_\r\n" : "*-1\r\n");
+}
+
+// The connection of the client's watch; one is taken for its first WATCH.
+Dispatcher::Route Dispatcher::FindWatchRoute(Request* request) {
+  Watch* const watch = request->transaction->watch.get();
+  Route route;
+  route.backend = watch->FindBackend(*worker_);
+  const bool there = route.backend != nullptr && route.backend->usable() && route.backend->fenced();
+  if (there && !IsWatchOver(*request)) {
+    route.node = route.backend->node();
+    return route;
+  }
+  route.backend = nullptr;
+  if (request->is_burst || watch->requests > 1) watch->lost = true;
+  Hold* const hold = EnsureHold(request);
+  if (IsWatchOver(*request)) {
+    hold->deadline = worker_->now();
+    return route;
+  }
+  if (worker_->backends()->LeasesFull()) {
+    hold->error = std::string(kTooManyPrivate);
+    hold->deadline = worker_->now();
+    return route;
+  }
+  bool read_only = false;
+  bool by_slot = false;
+  route.node = ChooseNode(request, &read_only, &by_slot);
+  if (route.node == nullptr) return route;
+  route.backend = worker_->backends()->Private(route.node, request->protocol);
+  if (route.backend == nullptr) return route;
+  route.backend->Lease();
+  watch->Take(route.backend);
+  return route;
+}
+
+// What a single command would wait for or follow. False: the error is for the client.
+bool Dispatcher::OnWatchRefused(Request* request, cluster::ErrorKind kind) {
+  if (kind == cluster::ErrorKind::kOther) return false;
+  Watch* const watch = request->transaction->watch.get();
+  if (!request->is_burst && watch->requests == 1) {
+    // Nothing is watched yet: by the redirection, on another connection.
+    watch->asking = false;
+    if (watch->over) {
+      OnWatchOver(request);
+      return true;
+    }
+    watch->Release(*worker_, true);
+    watch->over = false;
+    return false;
+  }
+  watch->lost = true;
+  worker_->HintRefresh("");
+  OnWatchOver(request);
+  return true;
+}
+
 Dispatcher::Route Dispatcher::FindRoute(Request* request) {
+  if (ABSL_PREDICT_FALSE(request->watched)) return FindWatchRoute(request);
   Route route;
   bool read_only = false;
   bool by_slot = false;
@@ -213,6 +302,14 @@ void Dispatcher::Send(Request* request, const Route& route) {
     client->plain_epoch = worker_->route_epoch();
   }
   request->asking = request->hold != nullptr && request->hold->ask;
+  if (ABSL_PREDICT_FALSE(request->watched)) {
+    Watch* const watch = request->transaction->watch.get();
+    if (request->is_burst) {
+      request->asking = watch->asking;
+    } else {
+      watch->asking |= request->asking;
+    }
+  }
   if (!request->command->is_read_only()) client->NoteWrite(worker_->now());
   route.backend->Enqueue(request);
 }
@@ -257,6 +354,7 @@ void Dispatcher::TakePlaceOrExpire(Request* request, const Route& route) {
 void Dispatcher::HoldForNode(Request* request, const Route& route) {
   Hold* hold = EnsureHold(request);
   const absl::Time now = worker_->now();
+  if (hold->deadline <= now) return;
   hold->for_topology = worker_->topology_number();
   TakePlaceOrExpire(request, route);
   if (route.node == nullptr) {
@@ -359,6 +457,10 @@ void Dispatcher::Wake(Client* client) {
 }
 
 void Dispatcher::Expire(Request* request) {
+  if (request->watched && (request->is_burst || IsWatchOver(*request))) {
+    LeaveWaiting(request);
+    return OnWatchOver(request);
+  }
   std::string line = request->hold->error;
   if (line.empty()) {
     line = absl::StrCat("CLUSTERDOWN proxy: slot ", request->slot,
@@ -476,7 +578,13 @@ Dispatcher::Verdict Dispatcher::ConfirmScript(Request* request) {
 // --- replies that ask for something
 
 bool Dispatcher::OnErrorReply(Request* request, Backend* backend, absl::string_view line) {
+  if (request->is_burst && absl::StartsWith(line, "EXECABORT ")) {
+    // What went wrong with the first command that was not queued.
+    const std::string& first = request->transaction->burst->queue_error();
+    if (!first.empty()) line = first;
+  }
   const cluster::ErrorReply error = cluster::ParseErrorReply(line);
+  if (request->watched && OnWatchRefused(request, error.kind)) return true;
   const bool script = request->command->is_script();
   const bool from_replica = backend->options().read_only;
   switch (error.kind) {
@@ -651,19 +759,9 @@ bool Dispatcher::RunsAgain(Request* request) {
 }
 
 bool Dispatcher::SharesKey(const Request& a, const Request& b) {
-  const auto keys_of = [](const Request& request, absl::flat_hash_set<std::string>* keys) {
-    const auto pieces = request.bytes.Views();
-    const ArgList args(pieces);
-    std::vector<uint32_t> indexes;
-    if (cluster::FindKeyIndexes(*request.command, args.views(), &indexes) !=
-        cluster::KeySearch::kOk) {
-      return;
-    }
-    for (const uint32_t index : indexes) keys->insert(std::string(args.views()[index]));
-  };
   absl::flat_hash_set<std::string> keys_a, keys_b;
-  keys_of(a, &keys_a);
-  keys_of(b, &keys_b);
+  AddKeys(a, &keys_a);
+  AddKeys(b, &keys_b);
   return std::any_of(keys_a.begin(), keys_a.end(),
                      [&](const std::string& key) { return keys_b.contains(key); });
 }

@@ -67,10 +67,13 @@ class Dispatcher {
 
   NodeBackends* ChooseNode(Request* request, bool* read_only, bool* by_slot);
   Route FindRoute(Request* request);
+  Route FindWatchRoute(Request* request);
+  bool IsWatchOver(const Request& request) const;
+  void OnWatchOver(Request* request);
+  bool OnWatchRefused(Request* request, cluster::ErrorKind kind);
   bool GateOpen(Request* request, const Route& route);
   bool EarlierInTheWay(const Request& request, const Backend* backend);
   void Send(Request* request, const Route& route);
-  void KeepBytes(Request* request, const io::Rope& frame);
 
   void Wait(Request* request);
   void LeaveWaiting(Request* request);

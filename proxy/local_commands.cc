@@ -28,6 +28,7 @@ class WorkerSession final : public LocalSession {
   const Client::Identity& identity() const override { return client_->identity_or_empty(); }
   Client::Identity* mutable_identity() override { return client_->identity(); }
   ClientFacts DescribeClient() const override;
+  void Unwatch() override { client_->Unwatch(); }
   void Reset() override;
   void EndAfterReply() override {
     client_->StopAfterThis();

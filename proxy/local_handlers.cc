@@ -186,6 +186,11 @@ void AnswerReset(const LocalCall& call) {
   call.Encode().Simple("RESET");
 }
 
+void AnswerUnwatch(const LocalCall& call) {
+  call.session->Unwatch();
+  call.Ok();
+}
+
 // READONLY and READWRITE: where reads go is the proxy's matter (--read-prefer).
 void AnswerOk(const LocalCall& call) { call.Ok(); }
 
@@ -289,6 +294,7 @@ constexpr HandlerRow kHandlers[] = {
     {"", "ROLE", AnswerRole},
     {"", "SELECT", AnswerSelect},
     {"", "TIME", AnswerTime},
+    {"", "UNWATCH", AnswerUnwatch},
     {"CLIENT", "GETNAME", AnswerClientGetName},
     {"CLIENT", "HELP", AnswerHelp},
     {"CLIENT", "ID", AnswerClientId},

@@ -59,6 +59,7 @@ class LocalSession {
   virtual const Client::Identity& identity() const = 0;
   virtual Client::Identity* mutable_identity() = 0;
   virtual ClientFacts DescribeClient() const = 0;
+  virtual void Unwatch() = 0;
   // As a new connection, but for the library's name and version.
   virtual void Reset() = 0;
   // No more requests; the connection ends when the replies are out.

@@ -23,6 +23,7 @@
 #include "cluster/slot.h"
 #include "cluster/split.h"
 #include "io/slice.h"
+#include "proxy/transaction.h"
 #include "resp/encoder.h"
 
 namespace proxy {
@@ -131,7 +132,9 @@ struct RequestCore {
   bool has_partial_reply = false;   // see Request
   bool sampled = false;             // gets an access line
   bool private_connection = false;  // too large for a shared connection
-  bool barrier = false;  // has no slot of its own: waits for all earlier ones of its client
+  bool barrier = false;   // has no slot of its own: waits for all earlier ones of its client
+  bool is_burst = false;  // MULTI … EXEC: see Request::transaction
+  bool watched = false;   // goes on the connection of its client's watch: see Request::transaction
   resp::Protocol protocol = resp::Protocol::kResp2;  // of its client when it was made
   cluster::Slot slot = 0;
   uint32_t fragment = 0;  // its number in `parent`
@@ -156,10 +159,12 @@ struct alignas(64) Request : RequestCore {
   // What few requests need: that line stays untouched by the others.
   io::Rope partial_reply;  // if has_partial_reply: what of an incomplete reply has not left
   absl::Time arrived;      // if sampled
+  std::unique_ptr<TransactionPart> transaction;  // if is_burst or watched
 
   // As new.
   void Reset() {
     DropPartialReply();
+    if (is_burst || watched) transaction.reset();
     this->RequestCore::~RequestCore();
     new (static_cast<RequestCore*>(this)) RequestCore;
   }

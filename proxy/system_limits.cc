@@ -121,7 +121,11 @@ uint32_t ClientsThatFit(uint64_t open_files, const Config& config) {
                                               config.backend_idle_connections);
   const uint64_t taken = 2 * backends + kOwn;
   if (open_files <= taken) return 0;
-  return static_cast<uint32_t>(std::min<uint64_t>(config.clients_max, open_files - taken));
+  // Some of them may have a connection to a node each.
+  const uint64_t left = open_files - taken;
+  const uint64_t leased =
+      std::min(uint64_t{config.workers} * config.private_connections_max, left / 4);
+  return static_cast<uint32_t>(std::min<uint64_t>(config.clients_max, left - leased));
 }
 
 }  // namespace proxy

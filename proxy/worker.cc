@@ -213,6 +213,10 @@ Backend* Worker::NewBackend() {
   return backends_[index].get();
 }
 
+Backend* Worker::FindBackend(uint32_t index, uint32_t generation) const {
+  return Find(backends_, index, generation);
+}
+
 void Worker::FreeBackend(Backend* backend) {
   gone_backends_.push_back(backend->index());
   --backends_alive_;

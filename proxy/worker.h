@@ -100,6 +100,8 @@ class Worker {
   void NoteWaiting(Client* client);
 
   Backend* NewBackend();
+  // Null: there is none (any more).
+  Backend* FindBackend(uint32_t index, uint32_t generation) const;
   void FreeBackend(Backend* backend);
   void FreeClient(Client* client);
 

@@ -39,6 +39,7 @@ class FlagsTest(FakeClusterTestCase):
         for flag in ("addr", "startup-nodes", "connect-timeout", "reply-timeout",
                      "slow-reply-timeout", "slots-reload-interval", "hold-timeout", "log-level",
                      "log-file", "log-every-n", "backend-idle-connections", "backend-connections",
+                     "private-connections",
                      "read-prefer", "debug-addr", "workers", "backend-username",
                      "backend-password-file", "requirepass-file", "config", "max-clients",
                      "memory-limit", "max-args", "max-bulk-bytes", "max-client-requests",

@@ -21,8 +21,7 @@ std::string FullName(const CommandSpec& command) {
 }
 
 bool IsServed(const CommandSpec& command) {
-  return command.serve == Serve::kOneSlot || command.serve == Serve::kSplit ||
-         command.serve == Serve::kKeyless || command.serve == Serve::kLocal;
+  return command.serve != cluster::Serve::kNotYet && command.serve != cluster::Serve::kRefused;
 }
 
 TEST(LocalHandlersTest, EveryLocalCommandAndNoOtherHasAHandler) {

@@ -53,6 +53,7 @@ class DriverSession final : public LocalSession {
     facts.fd = 9;
     return facts;
   }
+  void Unwatch() override {}
   void Reset() override {
     identity_.name.clear();
     protocol_ = resp::Protocol::kResp2;

@@ -103,12 +103,14 @@ TEST(ClientsThatFitTest, DescriptorsForNodesAndOurselvesComeFirst) {
   config.clients_max = 10000;
   // 2 workers × (16 nodes × 2 protocols + 16 private) = 96, twice, and 64.
   EXPECT_EQ(ClientsThatFit(20000, config), 10000u);
-  EXPECT_EQ(ClientsThatFit(1024, config), 1024u - 256);
+  EXPECT_EQ(ClientsThatFit(1024, config), (1024u - 256) * 3 / 4);
   EXPECT_EQ(ClientsThatFit(257, config), 1u);
   EXPECT_EQ(ClientsThatFit(256, config), 0u);
   EXPECT_EQ(ClientsThatFit(0, config), 0u);
   config.startup_nodes.resize(100);  // 2 × (100 × 2 + 16) = 432
-  EXPECT_EQ(ClientsThatFit(1024, config), 1024u - 864 - 64);
+  EXPECT_EQ(ClientsThatFit(1024, config), (1024u - 864 - 64) * 3 / 4);
+  config.private_connections_max = 5;
+  EXPECT_EQ(ClientsThatFit(1024, config), 1024u - 864 - 64 - 10);
 }
 
 TEST(SystemLimitsTest, TheSoftLimitOfOpenFilesIsRaisedToTheHardOne) {

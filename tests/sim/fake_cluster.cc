@@ -137,6 +137,10 @@ struct FakeNode::Connection final : Stream::Observer {
   bool ready = false;     // on the node's list
   bool had_data = false;  // a data command has come
   Nanos not_before = 0;   // not looked at
+  bool queueing = false;  // after MULTI
+  bool abort = false;     // a command could not be queued
+  std::vector<std::vector<std::string>> queued;
+  std::vector<std::pair<uint32_t, ValuePtr>> watched;  // keys, and what was there
   ByteQueue input;
   ByteQueue output;
 
@@ -360,6 +364,11 @@ void FakeNode::Execute(Connection* connection, const Args& args) {
   if (!cluster_->options_.password.empty() && !connection->authenticated && name != "AUTH") {
     return Reply(connection, ErrorLine("NOAUTH Authentication required."));
   }
+  if (name == "MULTI" || name == "EXEC" || name == "DISCARD" || name == "WATCH") {
+    ++seen_[std::string(name)];
+    return ExecuteTransaction(connection, name, args);
+  }
+  if (connection->queueing) return Queue(connection, name, args);
   if (FindShape(name) != nullptr) return ExecuteOnData(connection, name, args);
   std::string full(name);
   if ((name == "CLUSTER" || name == "CLIENT") && args.size() > 1) {
@@ -444,15 +453,106 @@ void FakeNode::ExecuteOnConnection(Connection* connection, absl::string_view nam
   Reply(connection, ErrorLine(absl::StrCat("ERR unknown command '", args[0], "'")));
 }
 
-void FakeNode::ExecuteOnData(Connection* connection, absl::string_view name, const Args& args) {
-  connection->had_data = true;
+FakeNode::Keys FakeNode::KeysOf(absl::string_view name, const Args& args) {
   const CommandShape* shape = FindShape(name);
-  absl::InlinedVector<uint32_t, 4> keys;
+  Keys keys;
   for (size_t i = static_cast<size_t>(shape->first_key); i < args.size();
        i += static_cast<size_t>(std::max(1, shape->keys_step))) {
     keys.push_back(cluster_->keys_.Intern(args[i]));
     if (!shape->all) break;
   }
+  return keys;
+}
+
+void FakeNode::EndTransaction(Connection* connection) {
+  connection->queueing = connection->abort = false;
+  connection->queued.clear();
+  connection->watched.clear();
+}
+
+void FakeNode::Queue(Connection* connection, absl::string_view name, const Args& args) {
+  if (FindShape(name) == nullptr) {
+    net_->Fail(absl::StrCat("node ", number_, " can't queue ", name));
+    connection->abort = true;
+    return Reply(connection, ErrorLine("ERR not known here"));
+  }
+  const std::string refusal = Refusal(connection, FindShape(name)->write, KeysOf(name, args));
+  if (!refusal.empty()) {
+    connection->abort = true;
+    return Reply(connection, ErrorLine(refusal));
+  }
+  connection->queued.emplace_back(args.begin(), args.end());
+  Reply(connection, "+QUEUED\r\n");
+}
+
+void FakeNode::ExecuteTransaction(Connection* connection, absl::string_view name,
+                                  const Args& args) {
+  const bool asked = connection->asking;
+  if (name != "MULTI" && !connection->queueing) connection->asking = false;
+  if (name == "MULTI") {
+    connection->queueing = true;
+    return Reply(connection, "+OK\r\n");
+  }
+  if (name == "WATCH") {
+    for (size_t i = 1; i < args.size(); ++i) {
+      const uint32_t key = cluster_->keys_.Intern(args[i]);
+      connection->asking = asked;
+      const std::string refusal = Refusal(connection, false, {key});
+      connection->asking = false;
+      if (!refusal.empty()) return Reply(connection, ErrorLine(refusal));
+      connection->watched.emplace_back(key, key < data_.size() ? data_[key] : nullptr);
+    }
+    return Reply(connection, "+OK\r\n");
+  }
+  if (!connection->queueing) {
+    return Reply(connection, ErrorLine(absl::StrCat("ERR ", name, " without MULTI")));
+  }
+  const bool abort = connection->abort;
+  const auto queued = std::move(connection->queued);
+  const auto watched = std::move(connection->watched);
+  EndTransaction(connection);
+  if (name == "DISCARD") {
+    connection->asking = false;
+    return Reply(connection, "+OK\r\n");
+  }
+  Keys keys;
+  bool write = false;
+  for (const std::vector<std::string>& command : queued) {
+    const Args views(command.begin(), command.end());
+    const std::string upper = absl::AsciiStrToUpper(command[0]);
+    write |= FindShape(upper)->write;
+    for (const uint32_t key : KeysOf(upper, views)) keys.push_back(key);
+  }
+  const std::string refusal =
+      abort || keys.empty() ? std::string() : Refusal(connection, write, keys);
+  connection->asking = false;
+  if (abort) {
+    return Reply(connection,
+                 ErrorLine("EXECABORT Transaction discarded because of previous errors."));
+  }
+  if (!refusal.empty()) return Reply(connection, ErrorLine(refusal));
+  for (const auto& [key, value] : watched) {
+    if ((key < data_.size() ? data_[key] : nullptr) == value) continue;
+    return Reply(connection, connection->resp3 ? "_\r\n" : "*-1\r\n");
+  }
+  if (cluster_->options_.journals) journal_.push_back("EXEC");
+  std::string replies = absl::StrCat("*", queued.size(), "\r\n");
+  for (const std::vector<std::string>& command : queued) {
+    const Args views(command.begin(), command.end());
+    const std::string upper = absl::AsciiStrToUpper(command[0]);
+    const Keys command_keys = KeysOf(upper, views);
+    if (cluster_->options_.journals) {
+      journal_.push_back(absl::StrCat(upper, " ", cluster_->keys_.name(command_keys[0])));
+    }
+    absl::StrAppend(&replies, RunObserved(connection, upper, views, command_keys, asked));
+  }
+  Reply(connection, replies);
+}
+
+void FakeNode::ExecuteOnData(Connection* connection, absl::string_view name, const Args& args) {
+  connection->had_data = true;
+  const CommandShape* shape = FindShape(name);
+  const Keys keys = KeysOf(name, args);
   if (keys.empty()) {
     return Reply(connection,
                  ErrorLine(absl::StrCat("ERR wrong number of arguments for '",
@@ -470,6 +570,14 @@ void FakeNode::ExecuteOnData(Connection* connection, absl::string_view name, con
     cluster_->observer_->OnRefused(number_, id, refusal);
     return Reply(connection, ErrorLine(refusal));
   }
+  Reply(connection, RunObserved(connection, name, args, keys, asked));
+}
+
+// Runs it, and tells the observer. Returns the reply.
+std::string FakeNode::RunObserved(Connection* connection, absl::string_view name, const Args& args,
+                                  const Keys& keys, bool asked) {
+  const CommandShape* shape = FindShape(name);
+  const uint64_t id = IdOf(name, args);
   net_->Trace(asked ? "runs asked" : "runs", static_cast<uint64_t>(number_) * 1000000 + keys[0],
               id);
   bool wrote = false;
@@ -496,7 +604,7 @@ void FakeNode::ExecuteOnData(Connection* connection, absl::string_view name, con
     cluster_->observer_->OnExecuted(execution);
     if (!execution.authoritative && shape->write) cluster_->observer_->OnLost(id, key);
   }
-  Reply(connection, scratch_);
+  return scratch_;
 }
 
 std::string FakeNode::Refusal(Connection* connection, bool write, absl::Span<const uint32_t> keys) {

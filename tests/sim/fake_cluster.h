@@ -170,6 +170,7 @@ class FakeNode final : public Listener::Observer {
     ValuePtr value;  // null: deleted
   };
   using Args = absl::InlinedVector<absl::string_view, 8>;
+  using Keys = absl::InlinedVector<uint32_t, 4>;
 
   void OnAcceptable(Listener* listener) override;
   void Ready(Connection* connection);
@@ -179,6 +180,12 @@ class FakeNode final : public Listener::Observer {
   void Execute(Connection* connection, const Args& args);
   void ExecuteOnData(Connection* connection, absl::string_view name, const Args& args);
   void ExecuteOnConnection(Connection* connection, absl::string_view name, const Args& args);
+  void ExecuteTransaction(Connection* connection, absl::string_view name, const Args& args);
+  void Queue(Connection* connection, absl::string_view name, const Args& args);
+  static void EndTransaction(Connection* connection);
+  Keys KeysOf(absl::string_view name, const Args& args);
+  std::string RunObserved(Connection* connection, absl::string_view name, const Args& args,
+                          const Keys& keys, bool asked);
   // Null: go on. Else the error line.
   std::string Refusal(Connection* connection, bool write, absl::Span<const uint32_t> keys);
   std::string Run(absl::string_view name, const Args& args, absl::Span<const uint32_t> keys,

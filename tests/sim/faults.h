@@ -22,8 +22,8 @@ struct FaultOptions {
   Nanos slow_max = 20 * kMillisecond;
   double reset = 0;            // a step ends the connection for both ends
   double connect_refused = 0;  // though somebody listens
-  double connect_slow = 0;     // takes up to connect_slow_max
-  Nanos connect_slow_max = 400 * kMillisecond;
+  double connect_slow = 0;     // takes connect_slow_min to connect_slow_max
+  Nanos connect_slow_min = 0, connect_slow_max = 400 * kMillisecond;
   double connect_hangs = 0;  // never answered
 
   // --- rings

@@ -50,6 +50,7 @@ bool Writes(Op op) {
 }  // namespace
 
 std::string Oracle::Describe(uint64_t id) const {
+  if (id == 0) return "a part of a transaction";
   const Request& request = requests_[id - 1];
   std::string text =
       absl::StrCat("request ", id, " (client ", request.client, ", its ", request.sequence, "th, ",
@@ -97,6 +98,14 @@ uint64_t Oracle::OnIssue(uint32_t client, Op op, absl::Span<const std::string> k
   request.executions.resize(request.keys.size());
   if (net_->printing()) net_->Note(absl::StrCat("issue ", Describe(id), " ", forged));
   return id;
+}
+
+void Oracle::OnDiscarded(uint64_t id) {
+  Request& request = requests_[id - 1];
+  ABSL_ASSERT(request.outcome == Outcome::kPending);
+  ++answered_;
+  request.outcome = Outcome::kNotExecuted;
+  CheckNotRan(id);
 }
 
 void Oracle::OnAbandoned(uint64_t id) {
@@ -278,11 +287,15 @@ bool Oracle::TakeError(uint64_t id, absl::string_view line, absl::string_view fo
   const bool came_back = std::any_of(
       request.keys.begin(), request.keys.end(),
       [this](uint32_t key) { return cluster_->CameBackLately(cluster_->keys()->slot(key)); });
-  const bool overtaken =
-      slots_move_ && (request.keys.size() > 1 || came_back) && absl::StrContains(line, "overtaken");
+  const bool overtaken = slots_move_ &&
+                         (request.keys.size() > 1 || request.in_block || came_back) &&
+                         absl::StrContains(line, "overtaken");
+  // Nothing but the end of the move helps a transaction whose keys are on both sides.
+  const bool half_moved = slots_move_ && request.in_block && absl::StartsWith(line, "TRYAGAIN ");
   const bool unconfirmed =
       slots_move_ && script && came_back && absl::StrContains(line, "not confirmed");
-  if (!errors_allowed_ && request.op != Op::kEvalFail && !overtaken && !unconfirmed) {
+  if (!errors_allowed_ && request.op != Op::kEvalFail && !overtaken && !unconfirmed &&
+      !half_moved) {
     Fail(absl::StrCat("error without a cause, '", line, "'"), id);
   }
   return true;

@@ -53,6 +53,7 @@ class Oracle final : public ExecutionObserver {
     Outcome outcome = Outcome::kPending;
     bool resp3 = false;
     bool forges_redirection = false;
+    bool in_block = false;  // of a transaction, maybe with other keys
     uint8_t redirects = 0;
     absl::InlinedVector<uint32_t, 1> keys;
     absl::InlinedVector<uint8_t, 1> executions;  // by place in `keys`
@@ -79,6 +80,10 @@ class Oracle final : public ExecutionObserver {
                    absl::string_view forged);
   // Its reply: one whole frame.
   void OnReply(uint64_t id, absl::string_view frame, absl::string_view forged = "");
+  // Its transaction was not run: a key that was watched has changed.
+  void OnDiscarded(uint64_t id);
+  // It and others are one transaction.
+  void SetInBlock(uint64_t id) { requests_[id - 1].in_block = true; }
   // Its client has left without the reply.
   void OnAbandoned(uint64_t id);
 

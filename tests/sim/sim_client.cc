@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "resp/encoder.h"
+#include "resp/views.h"
 
 namespace sim {
 namespace {
@@ -17,6 +18,8 @@ constexpr Nanos kConnectAgain = 20 * kMillisecond;
 constexpr Nanos kConnectTimeout = 1 * kSecond;
 constexpr size_t kReadBytes = 64 << 10;
 constexpr uint32_t kAppendsOfARound = 32;
+
+constexpr absl::string_view kOk = "+OK\r\n";
 
 // What a script can say to fool a proxy.
 constexpr absl::string_view kForged[] = {
@@ -50,6 +53,7 @@ ClientProfile ClientProfile::Mixture(Random* random, const std::vector<std::stri
   profile.reads = static_cast<int>(1 + random->Below(6));
   profile.writes = static_cast<int>(1 + random->Below(6));
   profile.shared = static_cast<int>(random->Below(3));
+  profile.transactions = random->Below(3) == 0 ? 1 : 0;
   if (random->Below(4) == 0) profile.drip = tiny_buffers ? 0.05 : 0.3;
   if (random->Below(2) == 0) profile.pause = 0.2;
   if (random->Below(5) == 0) profile.slow_read = 0.2;
@@ -184,11 +188,39 @@ void SimClient::TakeFrame(absl::string_view frame) {
   const Nanos took = net_->now() - std::max(waiting_since_, expected.written_at) - stalled_;
   if (profile_.answer_max != 0 && expected.written_at != 0 && took > profile_.answer_max) {
     net_->Fail(absl::StrCat("the answer took ", static_cast<double>(took) / kSecond,
-                            " s: ", oracle_->Describe(expected.id)));
+                            " s: ", oracle_->Describe(IdOf(expected))));
   }
   waiting_since_ = net_->now();
   stalled_ = 0;
-  oracle_->OnReply(expected.id, frame, expected.forged);
+  if (!expected.block.empty()) return TakeExec(expected, frame);
+  if (expected.id != 0) return oracle_->OnReply(expected.id, frame, expected.forged);
+  if (frame == expected.text) return;
+  // A WATCH may fail; without it EXEC may do what it wants.
+  if (expected.text == kOk && frame[0] == '-' && expected.watched) return;
+  net_->Fail(absl::StrCat("client ", number_, " got ", absl::CHexEscape(frame.substr(0, 100)),
+                          " instead of ", absl::CHexEscape(expected.text)));
+}
+
+void SimClient::TakeExec(const Expected& expected, absl::string_view frame) {
+  const bool null = frame == "*-1\r\n" || frame == "_\r\n";
+  if (null && expected.watched) {
+    for (const uint64_t id : expected.block) oracle_->OnDiscarded(id);
+    return;
+  }
+  if (frame[0] == '-') {
+    for (const uint64_t id : expected.block) oracle_->OnReply(id, frame);
+    return;
+  }
+  resp::ElementReader reader(absl::MakeConstSpan(&frame, 1));
+  if (reader.count() != static_cast<int64_t>(expected.block.size())) {
+    return net_->Fail(absl::StrCat("client ", number_, ": EXEC of ", expected.block.size(),
+                                   " commands gave ", absl::CHexEscape(frame.substr(0, 100))));
+  }
+  resp::ArgPosition at;
+  for (const uint64_t id : expected.block) {
+    reader.Next(&at);
+    oracle_->OnReply(id, frame.substr(at.offset, at.length));
+  }
 }
 
 // The proxy has ended the connection.
@@ -197,9 +229,9 @@ void SimClient::End() {
   stream_->Close();
   // In the middle of a reply that it could not complete, it must; in between, all are answered.
   if (!expected_.empty() && scanner_.idle() && !reset_ && !may_be_cut_off_) {
-    net_->Fail(
-        absl::StrCat("client ", number_, " was closed with ", expected_.size(),
-                     " requests unanswered, the first: ", oracle_->Describe(expected_.front().id)));
+    net_->Fail(absl::StrCat(
+        "client ", number_, " was closed with ", expected_.size(),
+        " requests unanswered, the first: ", oracle_->Describe(IdOf(expected_.front()))));
   }
   Left();
 }
@@ -207,7 +239,10 @@ void SimClient::End() {
 // The stream is closed.
 void SimClient::Left() {
   stream_ = nullptr;
-  for (const Expected& expected : expected_) oracle_->OnAbandoned(expected.id);
+  for (const Expected& expected : expected_) {
+    if (expected.id != 0) oracle_->OnAbandoned(expected.id);
+    for (const uint64_t id : expected.block) oracle_->OnAbandoned(id);
+  }
   expected_.clear();
   output_.clear();
   output_head_ = 0;
@@ -271,6 +306,71 @@ std::string SimClient::ValueOf(uint64_t id) {
 
 void SimClient::Issue(Op op, std::vector<std::string> keys, std::vector<std::string> args,
                       std::string forged) {
+  const uint64_t id = Append(op, std::move(keys), std::move(args), forged);
+  Expected& expected = Expect();
+  expected.id = id;
+  expected.forged = std::move(forged);
+}
+
+SimClient::Expected& SimClient::Expect() {
+  if (expected_.empty()) waiting_since_ = net_->now();
+  return expected_.emplace_back();
+}
+
+// One to four commands on keys of one tag.
+void SimClient::AddTransaction() {
+  Random* random = net_->random();
+  const uint64_t tag = random->Below(profile_.tags.size());
+  const auto key = [&](char kind) {
+    const uint64_t number = random->Below(static_cast<uint64_t>(profile_.keys));
+    return absl::StrCat(std::string(1, kind), number_, ".", number, "{", profile_.tags[tag], "}");
+  };
+  const bool watched = random->Below(3) == 0;
+  if (watched) {
+    const std::string name = key('s');
+    resp::AppendCommand({"WATCH", name}, &output_);
+    Expected& watch = Expect();
+    watch.text = kOk;
+    watch.watched = true;
+  }
+  resp::AppendCommand({"MULTI"}, &output_);
+  Expect().text = kOk;
+  const uint64_t count = 1 + random->Below(4);
+  const bool one_key = random->Below(2) == 0;
+  const std::string string_key = key('s');
+  std::vector<uint64_t> block;
+  for (uint64_t i = 0; i < count; ++i) {
+    const std::string name = one_key ? string_key : key('s');
+    switch (random->Below(one_key ? 3 : 5)) {
+      case 0:
+        block.push_back(Append(Op::kGet, {name}, {"GET", name}, ""));
+        break;
+      case 3: {
+        const std::string counter = key('c');
+        block.push_back(Append(Op::kIncrBy, {counter}, {"INCRBY", counter, "<id>"}, ""));
+        break;
+      }
+      case 4: {
+        const std::string list = key('l');
+        block.push_back(Append(Op::kPush, {list}, {"RPUSH", list, "<id>"}, ""));
+        break;
+      }
+      default:
+        block.push_back(Append(Op::kSet, {name}, {"SET", name, "<value>"}, ""));
+        break;
+    }
+    oracle_->SetInBlock(block.back());
+    Expect().text = "+QUEUED\r\n";
+  }
+  resp::AppendCommand({"EXEC"}, &output_);
+  Expected& exec = Expect();
+  exec.block = std::move(block);
+  exec.watched = watched;
+}
+
+// Puts it into the output; returns its id.
+uint64_t SimClient::Append(Op op, std::vector<std::string> keys, std::vector<std::string> args,
+                           std::string forged) {
   const uint64_t id = oracle_->OnIssue(number_, op, keys, profile_.resp3, forged);
   std::vector<std::string> filled;
   for (std::string& arg : args) {
@@ -282,17 +382,14 @@ void SimClient::Issue(Op op, std::vector<std::string> keys, std::vector<std::str
   }
   const std::vector<absl::string_view> views(args.begin(), args.end());
   resp::AppendCommand(views, &output_);
-  if (expected_.empty()) waiting_since_ = net_->now();
-  Expected& expected = expected_.emplace_back();
-  expected.id = id;
-  expected.forged = std::move(forged);
+  return id;
 }
 
 void SimClient::AddCommand() {
   Random* random = net_->random();
   const ClientProfile& p = profile_;
   int64_t pick = random->Between(0, p.reads + p.writes + p.lists + p.scripts + p.forging_scripts +
-                                        p.multi_key + p.local + p.shared - 1);
+                                        p.multi_key + p.local + p.shared + p.transactions - 1);
   const auto is = [&pick](int weight) {
     pick -= weight;
     return pick < 0;
@@ -374,6 +471,7 @@ void SimClient::AddCommand() {
     args.insert(args.begin(), what == 2 ? "DEL" : "EXISTS");
     return Issue(what == 2 ? Op::kDel : Op::kExists, keys, args);
   }
+  if (is(p.transactions)) return AddTransaction();
   if (is(p.local)) {
     if (random->Below(2) == 0) return Issue(Op::kPing, {}, {"PING"});
     return Issue(Op::kEcho, {}, {"ECHO", "<id>"});

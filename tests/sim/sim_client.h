@@ -29,7 +29,7 @@ struct ClientProfile {
   size_t large_bytes_max = 64 << 10;
   // Relative frequencies.
   int reads = 4, writes = 4, lists = 1, scripts = 0, forging_scripts = 0, multi_key = 1, local = 1,
-      shared = 1;
+      shared = 1, transactions = 0;
   double drip = 0;   // a write is of a few bytes only
   double pause = 0;  // before the next command, up to pause_max
   Nanos pause_max = 5 * kMillisecond;
@@ -80,7 +80,7 @@ class SimClient final : public Stream::Observer, public Connecting::Observer {
   uint32_t commands_left() const { return commands_left_; }
   void DropCommandsLeft() { commands_left_ = 0; }
   // The first request that is not answered.
-  std::string DescribeFirst() const { return oracle_->Describe(expected_.front().id); }
+  std::string DescribeFirst() const { return oracle_->Describe(IdOf(expected_.front())); }
   std::string DescribeState() const;
   // Sends what it still has to and ends; as told by its profile.
   void FinishUp();
@@ -94,9 +94,12 @@ class SimClient final : public Stream::Observer, public Connecting::Observer {
  private:
   enum class State : uint8_t { kConnecting, kOpen, kDone };
   struct Expected {
-    uint64_t id = 0;
+    uint64_t id = 0;  // 0: of a part of a transaction that is to be answered with `text`
     std::string forged;
     Nanos written_at = 0;
+    absl::string_view text = {};
+    std::vector<uint64_t> block = {};  // EXEC: its requests
+    bool watched = false;
   };
 
   void OnStream(Stream* stream) override;
@@ -106,6 +109,14 @@ class SimClient final : public Stream::Observer, public Connecting::Observer {
   void TakeFrame(absl::string_view frame);
   void Fill();
   void AddCommand();
+  void AddTransaction();
+  void TakeExec(const Expected& expected, absl::string_view frame);
+  uint64_t Append(Op op, std::vector<std::string> keys, std::vector<std::string> args,
+                  std::string forged);
+  Expected& Expect();
+  static uint64_t IdOf(const Expected& expected) {
+    return expected.block.empty() ? expected.id : expected.block.front();
+  }
   void Issue(Op op, std::vector<std::string> keys, std::vector<std::string> args,
              std::string forged = "");
   std::string Key(char kind);

@@ -255,7 +255,7 @@ Connecting::Connecting(SimNet* net, const io::Endpoint& local, const io::Endpoin
   const FaultOptions& faults = *net->faults();
   Nanos delay = net->Latency() + net->Latency();
   if (net->random()->Chance(faults.connect_slow)) {
-    delay += net->random()->Between(0, faults.connect_slow_max);
+    delay += net->random()->Between(faults.connect_slow_min, faults.connect_slow_max);
   }
   hangs_ = net->random()->Chance(faults.connect_hangs);
   give_up_at_ = net->now() + kConnectTimeout;

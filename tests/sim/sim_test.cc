@@ -34,6 +34,7 @@ class SimTest : public ScenarioTest {
     cluster().BeginMigration(slot, second);
     cluster().MigrateAllKeys(slot);
     world().net()->faults()->connect_slow = 1;
+    world().net()->faults()->connect_slow_min = 150 * kMillisecond;
     world().net()->faults()->connect_slow_max = 200 * kMillisecond;
     client->TakeReceived();
     client->SendCommand("GET a");

@@ -62,16 +62,19 @@ REVIEWED_SERVE = {
     "kLocal": {
         "concerns the client's own connection":
             "AUTH CLIENT|GETNAME CLIENT|HELP CLIENT|ID CLIENT|INFO CLIENT|SETINFO CLIENT|SETNAME"
-            " ECHO HELLO PING QUIT READONLY READWRITE RESET SELECT",
+            " ECHO HELLO PING QUIT READONLY READWRITE RESET SELECT UNWATCH",
         "the proxy tells of itself":
             "COMMAND COMMAND|COUNT COMMAND|DOCS COMMAND|GETKEYS COMMAND|GETKEYSANDFLAGS"
             " COMMAND|HELP COMMAND|INFO COMMAND|LIST INFO ROLE TIME",
         "computed without a node": "CLUSTER|HELP CLUSTER|KEYSLOT",
     },
+    "kTransaction": {
+        "what is queued goes to the slot's node with EXEC; WATCH has a connection of its own":
+            "DISCARD EXEC MULTI WATCH",
+    },
     "kNotYet": {
         "needs a private connection while it blocks":
             "BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN",
-        "transactions": "DISCARD EXEC MULTI UNWATCH WATCH",
         "publish and subscribe":
             "PSUBSCRIBE PUBLISH PUBSUB|CHANNELS PUBSUB|NUMPAT PUBSUB|NUMSUB PUBSUB|SHARDCHANNELS"
             " PUBSUB|SHARDNUMSUB PUNSUBSCRIBE SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE",

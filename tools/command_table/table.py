@@ -90,7 +90,7 @@ def policies_of(command):
 
 
 # The kinds that clients are told of.
-SERVED = frozenset(("kOneSlot", "kSplit", "kKeyless", "kLocal"))
+SERVED = frozenset(("kOneSlot", "kSplit", "kKeyless", "kLocal", "kTransaction"))
 
 FLAG_NAMES = {
     "write": "kFlagWrite", "readonly": "kFlagReadOnly", "denyoom": "kFlagDenyOom",

@@ -1,0 +1,137 @@
+#pragma once
+
+// File: proxy/transaction.h
+//
+// MULTI, EXEC, DISCARD and WATCH. What a client queues stays here until EXEC; then MULTI, the
+// commands and EXEC go to the slot's node in one burst: one request on the shared connection, of
+// which only EXEC's reply is the client's. A top-level error to EXEC proves that nothing ran, so
+// that a burst is sent again where a single command would be. WATCH takes a connection of its own,
+// which the burst goes on, too; then nothing is repeated: what a single command would wait for or
+// follow is a null reply, as if a watched key had changed. One worker's thread.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
+#include "absl/types/span.h"
+#include "cluster/command_table.h"
+#include "cluster/slot.h"
+#include "io/slice.h"
+
+namespace proxy {
+
+class Backend;
+class Worker;
+
+// A queued command that the proxy answers itself, when EXEC's reply is there.
+struct LocalCommand {
+  const cluster::CommandSpec* command = nullptr;
+  uint32_t place = 0;  // among EXEC's replies
+  std::vector<std::string> args;
+};
+
+// The keys that a client watches until its next EXEC, DISCARD or UNWATCH. Shared by the client and
+// the requests that need it.
+struct Watch {
+  cluster::Slot slot = 0;
+  uint32_t requests = 0;  // WATCHes so far
+  bool asking = false;    // the slot was moving: EXEC goes with ASKING, too
+  bool lost = false;      // its connection has ended, or a key may have moved: EXEC answers null
+  bool over = false;      // nobody will ask any more
+  // Its connection: an index of the worker's table, with the generation.
+  bool has_backend = false;
+  uint32_t backend_index = 0;
+  uint32_t backend_generation = 0;
+
+  // Null if it has none (any more).
+  Backend* FindBackend(const Worker& worker) const;
+  void Take(Backend* backend);
+  // Its connection is free for others, or closed.
+  void Release(const Worker& worker, bool reuse);
+};
+
+// MULTI … EXEC on its way: the replies that come before EXEC's, and what is added to that.
+class Burst {
+ public:
+  Burst(uint32_t node_commands, std::vector<LocalCommand> local)
+      : node_commands_(node_commands), local_(std::move(local)) {}
+
+  // It is sent (again): replies to MULTI and each command will come.
+  void Begin() {
+    refused_ = false;
+    queue_replies_left_ = 1 + node_commands_;
+    queue_error_.clear();
+  }
+  // The node does not let us: a lone EXEC is sent, to hear why.
+  void BeginRefused() {
+    queue_replies_left_ = 0;
+    refused_ = true;
+  }
+  bool refused() const { return refused_; }
+  // False: the piece is of EXEC's reply.
+  bool TakeQueueReply(absl::string_view piece, bool complete);
+  // Of the first command that the node did not queue: without '-' and CRLF, or empty.
+  const std::string& queue_error() const { return queue_error_; }
+
+  uint32_t node_commands() const { return node_commands_; }
+  absl::Span<const LocalCommand> local() const { return local_; }
+
+ private:
+  const uint32_t node_commands_;
+  const std::vector<LocalCommand> local_;
+  uint32_t queue_replies_left_ = 0;
+  bool refused_ = false;
+  std::string line_;  // the queue reply being received
+  std::string queue_error_;
+};
+
+// What a request has of them.
+struct TransactionPart {
+  std::unique_ptr<Burst> burst;  // null: it is a WATCH
+  std::shared_ptr<Watch> watch;  // null: the burst is of a client that watches nothing
+};
+
+// What a client has queued, and what it watches.
+class Transaction {
+ public:
+  // Between MULTI and EXEC.
+  bool queueing() const { return queueing_; }
+  void Begin() { queueing_ = true; }
+  // A command could not be queued: EXEC will refuse.
+  void Abort() { aborted_ = true; }
+  bool aborted() const { return aborted_; }
+  // Nothing is queued any more.
+  void Drop();
+
+  // False: the queued or watched keys are in another slot.
+  bool AcceptsSlot(cluster::Slot slot) const;
+  // A command for the node. `slot` of its keys, if it has any.
+  void QueueForNode(absl::optional<cluster::Slot> slot, const io::Rope& bytes);
+  void QueueLocal(const cluster::CommandSpec& command, absl::Span<const absl::string_view> args);
+
+  // What is charged to the client for it.
+  size_t charged() const { return charged_; }
+  bool has_node_commands() const { return node_commands_ > 0; }
+  const std::vector<LocalCommand>& local() const { return local_; }
+  // Of the keys; 0 if there are none.
+  cluster::Slot slot() const;
+  // MULTI, the commands for the node, EXEC.
+  io::Rope BurstBytes() const;
+  std::unique_ptr<Burst> MakeBurst() const;
+
+  std::shared_ptr<Watch> watch;  // null: watches nothing
+
+ private:
+  bool queueing_ = false;
+  bool aborted_ = false;
+  absl::optional<cluster::Slot> slot_;
+  io::Rope commands_;  // those for the node
+  uint32_t node_commands_ = 0;
+  std::vector<LocalCommand> local_;
+  size_t charged_ = 0;
+};
+
+}  // namespace proxy

@@ -1,0 +1,241 @@
+"""MULTI, EXEC, DISCARD and WATCH: byte for byte as a plain server, and right while slots move."""
+
+import threading
+
+from harness import (SERVER, Background, FreshClusterTestCase, ReplyError, key_slot, pack,
+                     require_server, seconds, unittest, wait_until)
+from plain_server import PlainServer
+
+EXECABORT = "EXECABORT Transaction discarded because of previous errors."
+CROSSSLOT = "CROSSSLOT Keys in request don't hash to the same slot"
+
+# One a connection. Keys with the tag are in one slot.
+CONVERSATIONS = [
+    ["MULTI", "SET {t}a 1", "GET {t}a", "INCR {t}n", "EXEC", "GET {t}a"],
+    ["MULTI", "EXEC"],
+    ["EXEC"],
+    ["DISCARD"],
+    ["MULTI", "SET {t}a 2", "DISCARD", "GET {t}a", "EXEC"],
+    ["MULTI", "MULTI", "SET {t}a 1", "EXEC", "EXEC"],
+    ["MULTI", "WATCH {t}a", "SET {t}a 1", "EXEC", "DISCARD"],
+    ["MULTI", "GET", "SET {t}a 1", "EXEC", "DISCARD"],
+    ["MULTI", "NOSUCH x", "EXEC"],
+    ["MULTI", "CLIENT NOSUCH", "PING", "EXEC"],
+    ["MULTI", "OBJECT", "PING", "EXEC"],
+    ["MULTI", "PSYNC ? -1", "PING", "EXEC"],
+    ["MULTI", "SAVE", "PING", "EXEC"],
+    ["MULTI a", "EXEC a", "DISCARD a", "WATCH", "UNWATCH a"],
+    ["MULTI", "EXEC a", "EXEC"],
+    ["WATCH {t}a", "SET {t}a 2", "MULTI", "GET {t}a", "EXEC", "MULTI", "GET {t}a", "EXEC"],
+    ["WATCH {t}a", "MULTI", "GET {t}a", "EXEC"],
+    ["WATCH {t}a {t}b", "WATCH {t}c", "SET {t}c 2", "MULTI", "GET {t}a", "EXEC"],
+    ["WATCH {t}a", "SET {t}a 2", "MULTI", "EXEC"],
+    ["WATCH {t}a", "MULTI", "EXEC"],
+    ["WATCH {t}a", "SET {t}a 2", "UNWATCH", "MULTI", "GET {t}a", "EXEC"],
+    ["WATCH {t}a", "SET {t}a 2", "MULTI", "DISCARD", "MULTI", "GET {t}a", "EXEC"],
+    ["WATCH {t}a", "MULTI", "GET", "EXEC", "SET {t}a 3", "MULTI", "GET {t}a", "EXEC"],
+    ["WATCH {t}a", "RESET", "SET {t}a 3", "MULTI", "GET {t}a", "EXEC"],
+    ["UNWATCH", "MULTI", "RESET", "EXEC"],
+    ["MULTI", "UNWATCH", "ECHO x", "CLIENT GETNAME", "EXEC"],
+    ["MULTI", "PING", "SET {t}a 1", "ECHO between", "GET {t}a", "CLIENT SETNAME me", "PING last",
+     "EXEC", "CLIENT GETNAME"],
+    ["MULTI", "QUIT"],
+    ["MULTI", "DEL {t}s", "LPUSH {t}s a", "SET {t}s x", "LPUSH {t}s b", "PING", "EXEC"],
+    ["MULTI", "HELLO 9", "PING", "GET {t}a", "EXEC"],
+    ["MULTI", "MSET {t}a 1 {t}b 2", "MGET {t}a {t}b {t}none", "DEL {t}a {t}b", "EXISTS {t}a",
+     "EXEC"],
+    ["MULTI", "MSET {t}a 1 {t}b", "EXEC"],
+    ["MULTI", "EVAL return{redis.call('incr',KEYS[1]),ARGV[1]} 1 {t}n x", "EXEC"],
+    ["MULTI", "EVAL return(1) 0", "EXEC"],
+    ["MULTI", "EVALSHA ffffffffffffffffffffffffffffffffffffffff 1 {t}n", "SET {t}a 7", "EXEC"],
+    ["MULTI", "HSET {t}h f v", "HGETALL {t}h", "ZADD {t}z 1.5 m", "ZRANGE {t}z 0 -1 WITHSCORES",
+     "PING", "DEL {t}h {t}z", "EXEC"],
+    ["MULTI", "XADD {t}x 1-1 f v", "XREAD BLOCK 0 STREAMS {t}x 1-1", "XREAD STREAMS {t}x 0",
+     "DEL {t}x", "EXEC"],
+]
+
+
+class TransactionTest(FreshClusterTestCase):
+    def start(self, *flags, **options):
+        options.setdefault("replicas", 0)
+        cluster = self.start_cluster(**options)
+        return cluster, self.start_proxy(cluster.addresses, *flags)
+
+    def test_replies_are_those_of_a_plain_server(self):
+        require_server()
+        plain = PlainServer(SERVER)
+        self.addCleanup(plain.stop)
+        _, proxy = self.start()
+        for protocol in ([], ["HELLO 3"]):
+            for conversation in CONVERSATIONS:
+                with plain.connect() as direct, proxy.connect(seconds(20)) as client:
+                    for line in protocol:
+                        direct.call(*line.split(" "))
+                        client.call(*line.split(" "))
+                    for line in conversation:
+                        self.assertEqual(client.raw(*line.split(" ")), direct.raw(*line.split(" ")),
+                                         "%r of %r" % (line, protocol + conversation))
+
+    def test_whole_blocks_in_one_write(self):
+        require_server()
+        plain = PlainServer(SERVER)
+        self.addCleanup(plain.stop)
+        _, proxy = self.start()
+        lines = [line for conversation in CONVERSATIONS for line in conversation + ["DISCARD"]
+                 if not line.startswith(("QUIT", "DISCARD"))] * 3
+        data = b"".join(pack(*line.split(" ")) for line in lines)
+        with plain.connect() as direct, proxy.connect(seconds(20)) as client:
+            direct.send_raw(data)
+            client.send_raw(data)
+            for number, line in enumerate(lines):
+                self.assertEqual(client.read_raw(), direct.read_raw(),
+                                 "%r after %r" % (line, lines[max(0, number - 12):number]))
+
+    def test_keys_of_several_slots_are_refused_when_queued(self):
+        _, proxy = self.start()
+        client = self.client(proxy)
+        for second in (("SET", "{u}b", "1"), ("MGET", "{u}a", "{v}b")):
+            client.call("MULTI")
+            self.assertEqual(client.call("SET", "{t}a", "1"), b"QUEUED")
+            self.assert_error(client.command(*second), CROSSSLOT)
+            self.assert_error(client.command("EXEC"), EXECABORT)
+        client.call("WATCH", "{t}a")
+        self.assert_error(client.command("WATCH", "{u}a"), CROSSSLOT)
+        client.call("MULTI")
+        self.assert_error(client.command("GET", "{u}a"), CROSSSLOT)
+        self.assertEqual(client.call("DISCARD"), b"OK")
+
+    def test_a_block_without_watch_needs_no_connection_of_its_own(self):
+        _, proxy = self.start()
+        client = self.client(proxy)
+        client.call("GET", "{t}a")
+        before = proxy.metrics()["backend_connects_total"]
+        for number in range(200):
+            replies = client.pipeline([("MULTI",), ("INCR", "{t}n"), ("EXEC",)])
+            self.assertEqual(replies, [b"OK", b"QUEUED", [number + 1]])
+        self.assertEqual(proxy.metrics()["backend_connects_total"], before)
+
+    def test_connections_of_watchers_are_given_back(self):
+        cluster, proxy = self.start("--private-connections", "4", "--workers", "1")
+        owner = cluster.owner(key_slot("{t}"))
+
+        def connections():
+            return int(owner.info("clients")["connected_clients"])
+        self.client(proxy).call("GET", "{t}a")
+        clients = [self.client(proxy) for _ in range(4)]
+        for client in clients:
+            self.assertEqual(client.call("WATCH", "{t}a"), b"OK")
+        late = self.client(proxy)
+        self.assert_error(late.command("WATCH", "{t}a"),
+                          "ERR proxy: too many clients need a connection of their own"
+                          " (not executed)")
+        self.assertEqual(clients[0].pipeline([("MULTI",), ("SET", "{t}a", "0"), ("EXEC",)])[-1],
+                         [b"OK"])
+        self.assertEqual(clients[1].call("UNWATCH"), b"OK")
+        clients[2].close()
+        self.assertIsNone(clients[3].pipeline([("MULTI",), ("GET", "{t}a"), ("EXEC",)])[-1])
+        wait_until(lambda: late.command("WATCH", "{t}a") == b"OK", "room for one more", seconds(10))
+        late.close()
+        # Those that are kept for others: at most two, and the shared one of each worker.
+        wait_until(lambda: connections() <= 2 + 2 + 2, "the connections to close", seconds(10))
+
+    def test_the_watched_connection_breaks(self):
+        cluster, proxy = self.start()
+        owner = cluster.owner(key_slot("{t}"))
+        client = self.client(proxy)
+        client.call("SET", "{t}a", "1")
+        client.call("WATCH", "{t}a")
+        owner.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        self.assertEqual(client.call("WATCH", "{t}b"), b"OK")
+        self.assertEqual(client.call("MULTI"), b"OK")
+        self.assertEqual(client.call("SET", "{t}a", "2"), b"QUEUED")
+        self.assertIsNone(client.call("EXEC"))
+        self.assertEqual(client.call("GET", "{t}a"), b"1")
+        # The next one is as if nothing had been.
+        client.call("WATCH", "{t}a")
+        self.assertEqual(client.pipeline([("MULTI",), ("SET", "{t}a", "3"), ("EXEC",)])[-1],
+                         [b"OK"])
+
+    def test_blocks_and_watch_loops_while_their_slot_moves(self):
+        cluster, proxy = self.start()
+        tag = "{moving}"
+        slot = key_slot(tag)
+
+        def blocks(number):
+            def work(stopping):
+                done = 0
+                with proxy.connect(seconds(30)) as client:
+                    while not stopping.is_set():
+                        done += 1
+                        own, common = "%sb%d" % (tag, number), tag + "sum"
+                        replies = client.pipeline([
+                            ("MULTI",), ("INCR", own), ("PING",), ("INCR", common),
+                            ("RPUSH", own + "l", done), ("EXEC",), ("GET", own)])
+                        result = replies[-2]
+                        if (isinstance(result, ReplyError) or result[0] != done or
+                                result[1] != b"PONG" or result[3] != done or
+                                replies[-1] != b"%d" % done):
+                            raise AssertionError("block %d gave %r" % (done, replies))
+                return done
+            return Background(work)
+
+        def loops():
+            def work(stopping):
+                done = tries = 0
+                with proxy.connect(seconds(30)) as client:
+                    while not stopping.is_set():
+                        tries += 1
+                        client.call("WATCH", tag + "w")
+                        value = int(client.call("GET", tag + "w") or 0)
+                        replies = client.pipeline([("MULTI",), ("SET", tag + "w", value + 1),
+                                                   ("EXEC",)])
+                        if replies[-1] not in (None, [b"OK"]):
+                            raise AssertionError("EXEC gave %r" % replies)
+                        done += replies[-1] is not None
+                return done, tries
+            return Background(work)
+
+        block_workers = [blocks(number) for number in range(4)]
+        loop_workers = [loops() for _ in range(4)]
+        client = self.client(proxy)
+        for number in range(40):
+            client.call("SET", "%sother%d" % (tag, number), "x")
+        for turn in range(6):
+            target = [node for node in cluster.primaries()
+                      if node is not cluster.owner(slot)][turn % 2]
+            source = cluster.begin_move(slot, target)
+            # A block waits (TRYAGAIN) while some of its keys have moved and some have not.
+            while cluster.move_keys(slot, source, target, at_most=8, batch=2):
+                pass
+            cluster.finish_move(slot, source, target)
+            before = int(client.call("GET", tag + "sum"))
+            wait_until(lambda: int(client.call("GET", tag + "sum")) > before + 8,
+                       "the blocks to go on", seconds(30))
+        blocks_done = sum(worker.stop(seconds(60)) for worker in block_workers)
+        loops_done = [worker.stop(seconds(60)) for worker in loop_workers]
+        self.assertEqual(int(client.call("GET", tag + "sum")), blocks_done)
+        self.assertEqual(int(client.call("GET", tag + "w")), sum(done for done, _ in loops_done))
+        self.assertGreater(sum(done for done, _ in loops_done), 20)
+        self.assertEqual(proxy.metrics()["proxy_errors_total"], 0)
+
+    def test_a_client_that_leaves_in_the_middle(self):
+        _, proxy = self.start()
+        barrier = threading.Barrier(8)
+
+        def leave(number):
+            def work(_):
+                with proxy.connect(seconds(20)) as client:
+                    client.send_raw(pack("WATCH", "{t}a") + pack("MULTI") + pack("INCR", "{t}a"))
+                    barrier.wait(20)
+                    if number % 2:
+                        client.send_raw(pack("EXEC"))
+            return Background(work)
+        for worker in [leave(number) for number in range(8)]:
+            worker.join_or_raise(seconds(30))
+        client = self.client(proxy)
+        result = client.pipeline([("MULTI",), ("INCR", "{t}a"), ("EXEC",)])[-1]
+        self.assertIn(result, [[value] for value in range(1, 6)])
+
+
+if __name__ == "__main__":
+    unittest.main()
