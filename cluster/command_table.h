@@ -17,13 +17,14 @@ namespace cluster {
 
 // How the proxy serves a command.
 enum class Serve : uint8_t {
-  kOneSlot,      // all keys in one slot: forwarded on a shared connection
-  kSplit,        // keys may lie in several slots: one fragment a slot, see Split and Merge
-  kKeyless,      // no keys, changes nothing, same answer anywhere: forwarded to slot 0's owner
-  kLocal,        // answered by the proxy
-  kTransaction,  // MULTI and what ends it, WATCH
-  kNotYet,       // the proxy will serve it; refused with a clear error for now
-  kRefused,      // administration of a single server: refused
+  kOneSlot,       // all keys in one slot: forwarded on a shared connection
+  kSplit,         // keys may lie in several slots: one fragment a slot, see Split and Merge
+  kKeyless,       // no keys, changes nothing, same answer anywhere: forwarded to slot 0's owner
+  kLocal,         // answered by the proxy
+  kTransaction,   // MULTI and what ends it, WATCH
+  kWholeCluster,  // asks several nodes, in steps: see proxy/procedure.h
+  kNotYet,        // the proxy will serve it; refused with a clear error for now
+  kRefused,       // administration of a single server: refused
 };
 
 // How a kSplit request's arguments go with its keys.

@@ -41,9 +41,10 @@ absl::string_view ErrorLine(absl::string_view frame) {
 }
 
 // True for a refusal that says nothing about the connection: the user lacks the right, or the node
-// is still loading its data.
+// is still loading its data, or busy with a script (which only another connection can end).
 bool IsTolerableRefusal(absl::string_view line) {
-  return absl::StartsWith(line, "NOPERM") || absl::StartsWith(line, "LOADING");
+  return absl::StartsWith(line, "NOPERM") || absl::StartsWith(line, "LOADING") ||
+         absl::StartsWith(line, "BUSY ");
 }
 
 }  // namespace

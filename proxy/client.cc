@@ -324,10 +324,14 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
     case cluster::Serve::kKeyless:
     case cluster::Serve::kOneSlot:
     case cluster::Serve::kSplit:
+    case cluster::Serve::kWholeCluster:
       break;
   }
   if (worker_->MemoryExhausted()) return AnswerNewError(kOutOfMemory);
   if (command->serve == cluster::Serve::kSplit) return TakeSplit(*command, pieces, frame);
+  if (command->serve == cluster::Serve::kWholeCluster) {
+    return TakeWholeCluster(*command, pieces, frame);
+  }
   TakeOneSlot(*command, second, pieces, frame);
 }
 
@@ -395,6 +399,66 @@ void Client::TakeSplit(const cluster::CommandSpec& command, const resp::Pieces& 
   parent->fragments = std::move(fragments);
   worker_->stats()->split_requests.Add(1);
   if (!StartFragments(worker_, parent, args, frame)) waiting_for_room_ = true;
+}
+
+void Client::TakeWholeCluster(const cluster::CommandSpec& command, const resp::Pieces& pieces,
+                              const io::Rope& frame) {
+  const ArgList args(pieces);
+  std::string error;
+  std::unique_ptr<Procedure> procedure = MakeProcedure(worker_, command, args, frame, &error);
+  if (procedure == nullptr) return AnswerNewError(error);
+  Request* request = NewRequest(command);
+  request->charged = frame.size();
+  request_bytes_ += request->charged;
+  request->fragments = worker_->requests()->TakeFragments();
+  request->fragments->procedure = std::move(procedure);
+  procedure_ = true;
+  answer_first_ = request;
+  worker_->WakeClient(this);
+}
+
+void Client::MoveProcedureOn() {
+  if (!procedure_ || unanswered_ > 1) return;
+  if (state_ != State::kOpen && state_ != State::kDraining) return;
+  Request* const parent = tail_;
+  Fragments* const fragments = parent->fragments.get();
+  if (fragments->unanswered > 0) return;
+  Procedure* const procedure = fragments->procedure.get();
+  Step step{worker_, parent->protocol, std::move(procedure->asks), io::Rope()};
+  for (size_t i = 0; i < fragments->requests.size(); ++i) {
+    Request* request = fragments->requests[i];
+    Ask& ask = step.asks[i];
+    ask.handed_over = request->handed_over;
+    reply_bytes_ -= request->bytes.size();
+    ask.reply = std::move(request->bytes);
+    worker_->requests()->Give(request);
+  }
+  fragments->requests.clear();
+  procedure->Next(&step);
+  reply_bytes_ += procedure->held_bytes();
+  reply_bytes_ -= std::exchange(fragments->procedure_bytes, procedure->held_bytes());
+  if (!step.reply.empty()) {
+    reply_bytes_ -= fragments->procedure_bytes;
+    worker_->requests()->GiveFragments(std::move(parent->fragments));
+    procedure_ = false;
+    return AnswerRope(parent, std::move(step.reply));
+  }
+  ABSL_ASSERT(!step.asks.empty());
+  procedure->asks = std::move(step.asks);
+  fragments->unanswered = static_cast<uint32_t>(procedure->asks.size());
+  for (const Ask& ask : procedure->asks) {
+    Request* request = worker_->requests()->Take();
+    request->client = this;
+    request->command = ask.command;
+    request->parent = parent;
+    request->protocol = parent->protocol;
+    request->slot = ask.slot;
+    request->fragment = static_cast<uint32_t>(fragments->requests.size());
+    fragments->requests.push_back(request);
+    worker_->stats()->fragments.Add(1);
+    worker_->dispatcher()->StartAsk(request, ask);
+  }
+  worker_->MarkDirty(this);
 }
 
 Request* Client::NewRequest(const cluster::CommandSpec& command) {
@@ -560,6 +624,7 @@ void Client::Finish(Request* request) {
   if (request->parent != nullptr) {
     Request* parent = request->parent;
     if (--parent->fragments->unanswered > 0) return;
+    if (parent->fragments->procedure != nullptr) return worker_->WakeClient(this);
     io::Rope merged = MergeReplies(worker_, this, parent);
     for (Request* fragment : parent->fragments->requests) {
       reply_bytes_ -= fragment->bytes.size();
@@ -570,6 +635,7 @@ void Client::Finish(Request* request) {
   }
   if (request == answer_first_) answer_first_ = nullptr;
   --unanswered_;
+  if (procedure_ && unanswered_ == 1) worker_->WakeClient(this);
   request_bytes_ -= std::exchange(request->charged, 0);
   usual_reply_bytes_ = UsualReplyBytes(usual_reply_bytes_, request->reply_bytes);
   worker_->stats()->requests_in_flight.Sub(1);
@@ -720,6 +786,7 @@ void Client::DropRequests() {
   }
   tail_ = answer_first_ = nullptr;
   unanswered_ = 0;
+  procedure_ = false;
   in_flight = waiting = 0;
 }
 

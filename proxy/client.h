@@ -142,6 +142,9 @@ class Client {
   bool runnable = false;
   // Its last request, which found its backend full, has gone out.
   void OnRoom() { waiting_for_room_ = false; }
+  // Its procedure, if it has one whose step is answered and nothing before it is unanswered, makes
+  // its next step.
+  void MoveProcedureOn();
   Worker* worker() const { return worker_; }
   // Small copies that live as long as this client's requests and replies.
   io::Arena* arena() { return &arena_; }
@@ -180,6 +183,8 @@ class Client {
                                  size_t bytes);
   io::Rope SpliceLocalReplies(const Burst& burst, io::Rope reply);
 
+  void TakeWholeCluster(const cluster::CommandSpec& command, const resp::Pieces& pieces,
+                        const io::Rope& frame);
   Request* NewRequest(const cluster::CommandSpec& command);
   void AnswerNew(absl::string_view reply);
   void AnswerNewError(absl::string_view line);
@@ -217,6 +222,7 @@ class Client {
   bool input_ended_ = false;  // half-closed by the client
   bool stop_after_this_ = false;
   bool waiting_for_room_ = false;  // its last request waits for room on a backend
+  bool procedure_ = false;         // its last request is one: nothing is taken before its end
   bool throttled_ = false;         // too many requests unanswered
   uint64_t budget_turn_ = 0;       // the turn that these are for:
   int requests_left_ = 0;

@@ -41,6 +41,7 @@ constexpr absl::string_view kNotConfirmed =
     "ERR proxy: redirection not confirmed (outcome unknown)";
 constexpr absl::string_view kOvertaken =
     "ERR proxy: overtaken by a later command on the same key (not executed)";
+constexpr absl::string_view kNotReachable = "CLUSTERDOWN proxy: not reachable (not executed)";
 constexpr absl::string_view kNotExecutedSuffix = "(not executed)";
 constexpr absl::string_view kUnknownSuffix = "(outcome unknown)";
 
@@ -145,12 +146,31 @@ void Dispatcher::StartOneKeyFragment(Request* request, const io::Rope& frame) {
   Wait(request);
 }
 
+void Dispatcher::StartAsk(Request* request, const Ask& ask) {
+  request->read = request->command->is_read_only();
+  request->force_primary = true;
+  request->bytes = ask.frame;
+  // What may run for long must not stop others behind it, nor wait for them: it may be there to end
+  // what they wait for.
+  constexpr uint32_t kApart = cluster::kFlagSlow | cluster::kFlagAllowBusy;
+  request->private_connection =
+      (request->command->flags & kApart) != 0 || ask.frame.size() > kSharedRequestBytesMax;
+  if (ask.patience < worker_->config().hold_timeout) {
+    EnsureHold(request)->deadline = worker_->now() + ask.patience;
+  }
+  if (ask.refresh_ask != 0) EnsureHold(request)->refresh_ask = ask.refresh_ask;
+  Wait(request);
+}
+
 // --- where to
 
 NodeBackends* Dispatcher::ChooseNode(Request* request, bool* read_only, bool* by_slot) {
   *read_only = *by_slot = false;
   const ClusterState* state = worker_->cluster();
   if (state == nullptr) return nullptr;
+  if (const Ask* ask = request->ask(); ask != nullptr && ask->to != Ask::To::kOwner) {
+    return worker_->backends()->FindById(ask->node_id);
+  }
   Hold* hold = request->hold.get();
   if (hold != nullptr && hold->redirected) {
     NodeBackends* node = worker_->backends()->FindById(hold->target_id);
@@ -389,6 +409,7 @@ void Dispatcher::Wake(Client* client) {
     bool for_node = false;
     Route route = {};  // … for this node.
   };
+  client->MoveProcedureOn();
   client->wake_at = absl::InfiniteFuture();
   if (client->waiting == 0) return;
   absl::flat_hash_map<cluster::Slot, SlotView> slots;
@@ -398,6 +419,7 @@ void Dispatcher::Wake(Client* client) {
     if (IsOut(*request)) slots[request->slot].last_out = number;
   });
   std::vector<Request*> expired;
+  std::vector<Request*> gone;
   number = 0;
   bool earlier_unanswered = false;
   client->ForEachUnanswered([&](Request* request) {
@@ -408,6 +430,11 @@ void Dispatcher::Wake(Client* client) {
     if (IsOut(*request)) {
       slot.several |= slot.on != nullptr && slot.on != request->backend;
       slot.on = request->backend;
+      return;
+    }
+    if (Ask* ask = request->ask(); ask != nullptr && IsGone(*worker_, *ask)) {
+      ask->gone = true;
+      gone.push_back(request);
       return;
     }
     const Verdict verdict = CheckHold(request);
@@ -450,6 +477,10 @@ void Dispatcher::Wake(Client* client) {
     }
   });
   for (Request* request : expired) Expire(request);
+  for (Request* request : gone) {
+    LeaveWaiting(request);
+    client->AnswerRope(request, io::Rope());
+  }
   if (client->waiting == 0) {
     client->OnRoom();
     worker_->MarkDirty(client);
@@ -465,6 +496,8 @@ void Dispatcher::Expire(Request* request) {
   if (line.empty()) {
     line = absl::StrCat("CLUSTERDOWN proxy: slot ", request->slot,
                         " has no reachable owner (not executed)");
+    const Ask* ask = request->ask();
+    if (ask != nullptr && !ask->node_name.empty()) line = std::string(kNotReachable);
   }
   // A read that was sent twice: the first time it may have run.
   if (request->read_retried && absl::EndsWith(line, kNotExecutedSuffix)) {

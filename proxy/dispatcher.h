@@ -37,6 +37,9 @@ class Dispatcher {
   // A fragment made after TRYAGAIN: waits a little, then goes. `frame` is kept.
   void StartOneKeyFragment(Request* request, const io::Rope& frame);
 
+  // A request of a procedure's step: waits for Wake.
+  void StartAsk(Request* request, const Ask& ask);
+
   // Looks at the client's waiting requests: sends what may go, answers what has run out of time.
   void Wake(Client* client);
 

@@ -23,6 +23,7 @@
 #include "cluster/slot.h"
 #include "cluster/split.h"
 #include "io/slice.h"
+#include "proxy/procedure.h"
 #include "proxy/transaction.h"
 #include "resp/encoder.h"
 
@@ -107,12 +108,14 @@ struct Hold {
   bool AskIsStale(absl::Time now) const { return ask && ask_at + absl::Milliseconds(100) < now; }
 };
 
-// The fragments of a split request.
+// The fragments of a split request, or the requests of a procedure's step.
 struct Fragments {
   cluster::SplitPlan plan;
   std::vector<Request*> requests;  // one a fragment; owned while the parent is
   uint32_t unanswered = 0;
   bool keys_with_values = false;
+  std::unique_ptr<Procedure> procedure;  // null: a split request
+  size_t procedure_bytes = 0;            // what it keeps, as its client is charged for it
 };
 
 // What every request has: two cache lines. Thousands of requests are in flight at a time, more than
@@ -167,6 +170,11 @@ struct alignas(64) Request : RequestCore {
     if (is_burst || watched) transaction.reset();
     this->RequestCore::~RequestCore();
     new (static_cast<RequestCore*>(this)) RequestCore;
+  }
+  // What it asks on behalf of a procedure; null: it is none of its requests.
+  Ask* ask() const {
+    if (parent == nullptr || parent->fragments->procedure == nullptr) return nullptr;
+    return &parent->fragments->procedure->asks[fragment];
   }
   void DropPartialReply() {
     if (!has_partial_reply) return;
@@ -224,6 +232,8 @@ class RequestPool {
     fragments->plan.Clear();
     fragments->requests.clear();
     fragments->unanswered = 0;
+    fragments->procedure.reset();
+    fragments->procedure_bytes = 0;
     free_fragments_.push_back(std::move(fragments));
   }
 

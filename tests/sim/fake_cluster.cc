@@ -32,6 +32,7 @@ constexpr uint16_t kPort = 7000;
 constexpr absl::string_view kTryAgain = "TRYAGAIN Multiple keys request during rehashing of slot";
 constexpr absl::string_view kNotServed = "CLUSTERDOWN Hash slot not served";
 constexpr absl::string_view kDown = "CLUSTERDOWN The cluster is down";
+constexpr absl::string_view kReadOnly = "READONLY You can't write against a read only replica.";
 constexpr absl::string_view kLoading = "LOADING Redis is loading the dataset in memory";
 constexpr absl::string_view kPrimaryDown =
     "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.";
@@ -449,8 +450,28 @@ void FakeNode::ExecuteOnConnection(Connection* connection, absl::string_view nam
     return Reply(connection, Bulk(text));
   }
   if (name == "COMMAND") return Reply(connection, "*0\r\n");
+  if (name == "DBSIZE" || name == "KEYS" || name == "FLUSHALL") {
+    return Reply(connection, RunOnAllKeys(name));
+  }
   net_->Fail(absl::StrCat("node ", number_, " got a command that it does not expect: ", name));
   Reply(connection, ErrorLine(absl::StrCat("ERR unknown command '", args[0], "'")));
+}
+
+// KEYS without a pattern.
+std::string FakeNode::RunOnAllKeys(absl::string_view name) {
+  if (cluster_->options_.journals) journal_.push_back(std::string(name));
+  if (loading_) return ErrorLine(kLoading);
+  if (name == "FLUSHALL" && !IsPrimary()) return ErrorLine(kReadOnly);
+  int64_t count = 0;
+  std::string elements;
+  for (uint32_t key = 0; key < data_.size(); ++key) {
+    if (data_[key] == nullptr) continue;
+    ++count;
+    absl::StrAppend(&elements, Bulk(cluster_->keys_.name(key)));
+    if (name == "FLUSHALL") Write(key, 0, nullptr);
+  }
+  if (name == "FLUSHALL") return "+OK\r\n";
+  return name == "DBSIZE" ? Integer(count) : absl::StrCat("*", count, "\r\n", elements);
 }
 
 FakeNode::Keys FakeNode::KeysOf(absl::string_view name, const Args& args) {

@@ -186,6 +186,7 @@ class FakeNode final : public Listener::Observer {
   Keys KeysOf(absl::string_view name, const Args& args);
   std::string RunObserved(Connection* connection, absl::string_view name, const Args& args,
                           const Keys& keys, bool asked);
+  std::string RunOnAllKeys(absl::string_view name);
   // Null: go on. Else the error line.
   std::string Refusal(Connection* connection, bool write, absl::Span<const uint32_t> keys);
   std::string Run(absl::string_view name, const Args& args, absl::Span<const uint32_t> keys,

@@ -90,7 +90,8 @@ def policies_of(command):
 
 
 # The kinds that clients are told of.
-SERVED = frozenset(("kOneSlot", "kSplit", "kKeyless", "kLocal", "kTransaction"))
+SERVED = frozenset(("kOneSlot", "kSplit", "kKeyless", "kLocal", "kTransaction",
+                    "kWholeCluster"))
 
 FLAG_NAMES = {
     "write": "kFlagWrite", "readonly": "kFlagReadOnly", "denyoom": "kFlagDenyOom",

@@ -1,0 +1,168 @@
+#include "proxy/every_node.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "proxy/args.h"
+#include "proxy/worker.h"
+#include "resp/views.h"
+
+namespace proxy {
+namespace {
+
+// Nodes may come and change their roles while it is under way: plans are made so often.
+constexpr int kRoundsMax = 8;
+// A replica that can't be reached is not waited for much longer than a connect takes.
+constexpr absl::Duration kReplicaPatience = absl::Milliseconds(500);
+
+constexpr absl::string_view kUnstable =
+    "CLUSTERDOWN proxy: the cluster's nodes keep changing (outcome unknown)";
+constexpr absl::string_view kBadReply = "ERR proxy: backend protocol error (outcome unknown)";
+
+}  // namespace
+
+bool EveryNode::IsAnswered(absl::string_view node_id) const {
+  return std::any_of(answered_.begin(), answered_.end(),
+                     [&](const Ask& ask) { return ask.node_id == node_id; });
+}
+
+// Asks all that have not answered yet, as the topology is now: one that took over from another in
+// the meantime, and one that has got its first slots. False: there is none.
+bool EveryNode::Plan(Step* step) {
+  if (WaitForCoverage(*step->worker, &step->asks)) return true;
+  step->asks.clear();
+  const cluster::Topology& topology = *step->worker->cluster()->topology;
+  for (size_t i = 0; i < topology.nodes().size(); ++i) {
+    const auto index = static_cast<cluster::NodeIndex>(i);
+    const cluster::Node& node = topology.node(index);
+    if (!node.usable()) continue;
+    const auto serves = [&](const cluster::Shard& shard) { return shard.primary == index; };
+    const bool owner = std::any_of(topology.shards().begin(), topology.shards().end(), serves);
+    // A primary that serves no slot may import its first one: keys that have moved are there.
+    const bool well = !node.failed && !node.maybe_failed;
+    const bool wanted = owner || (well && (node.is_primary || audience_ == Audience::kAllNodes));
+    if (!wanted || IsAnswered(node.id)) continue;
+    Ask ask;
+    ask.to = owner || node.is_primary ? Ask::To::kPrimary : Ask::To::kNode;
+    ask.slot = static_cast<cluster::Slot>(i % cluster::kSlotCount);
+    ask.node_id = node.id;
+    ask.node_name = NodeName(topology, index);
+    ask.command = &command_;
+    ask.frame = frame_;
+    if (ask.to == Ask::To::kNode) ask.patience = kReplicaPatience;
+    step->asks.push_back(std::move(ask));
+  }
+  return !step->asks.empty();
+}
+
+void EveryNode::Next(Step* step) {
+  bool failed = false;
+  for (Ask& ask : step->asks) {
+    if (ask.gone) continue;
+    held_bytes_ += ask.reply.size();
+    // What a replica says does not count.
+    const bool replica = ask.to == Ask::To::kNode;
+    failed |= ask.failed() && !replica;
+    if (replica) ask.reply.Clear();
+    answered_.push_back(std::move(ask));
+  }
+  if (!failed && Plan(step)) {
+    if (++rounds_ <= kRoundsMax) return;
+    return step->AnswerError(kUnstable);
+  }
+  // Another one has answered for what is no primary any more.
+  const auto obsolete = [&](const Ask& ask) {
+    return ask.to == Ask::To::kNode || (!ask.failed() && IsGone(*step->worker, ask));
+  };
+  answered_.erase(std::remove_if(answered_.begin(), answered_.end(), obsolete), answered_.end());
+  if (failed) return Fail(step, absl::MakeSpan(answered_));
+  Merge(step, absl::MakeSpan(answered_));
+}
+
+void EveryNode::Fail(Step* step, absl::Span<Ask> answered) {
+  const bool write =
+      command_.is_write() || command_.response_policy == cluster::ResponsePolicy::kAllSucceeded;
+  step->AnswerError(FailureLine(answered, write));
+}
+
+namespace {
+
+// DBSIZE, SLOWLOG LEN, LATENCY RESET.
+class SumOfAll final : public EveryNode {
+ public:
+  using EveryNode::EveryNode;
+
+ private:
+  void Merge(Step* step, absl::Span<Ask> answered) override {
+    int64_t sum = 0;
+    for (const Ask& ask : answered) {
+      int64_t value = 0;
+      if (!resp::ParseInteger(ask.reply.Flatten(), &value) ||
+          __builtin_add_overflow(sum, value, &sum)) {
+        return step->AnswerError(kBadReply);
+      }
+    }
+    step->Answer(absl::StrCat(":", sum, "\r\n"));
+  }
+};
+
+// FLUSHALL, SCRIPT LOAD, FUNCTION FLUSH, …: all say the same.
+class AllSucceeded final : public EveryNode {
+ public:
+  using EveryNode::EveryNode;
+
+ private:
+  void Merge(Step* step, absl::Span<Ask> answered) override {
+    if (answered.empty()) return step->AnswerError(kBadReply);
+    step->reply = std::move(answered.front().reply);
+  }
+};
+
+// KEYS: the elements of all, one after the other.
+class JoinedArrays final : public EveryNode {
+ public:
+  using EveryNode::EveryNode;
+
+ private:
+  void Merge(Step* step, absl::Span<Ask> answered) override {
+    int64_t count = 0;
+    io::Rope elements;
+    for (const Ask& ask : answered) {
+      const auto pieces = ask.reply.Views();
+      resp::PieceCursor cursor(pieces);
+      char type = 0;
+      int64_t n = 0;
+      if (!cursor.TakeHeader(&type, &n) || type != '*' || n < 0) {
+        return step->AnswerError(kBadReply);
+      }
+      count += n;
+      const size_t header = static_cast<size_t>(cursor.offset());
+      if (ask.reply.size() == header) continue;
+      io::RopeRanges(ask.reply).AppendTo(header, ask.reply.size() - header, &elements);
+    }
+    step->Answer(absl::StrCat("*", count, "\r\n"));
+    step->reply.Append(elements);
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Procedure> MakeEveryNode(Worker*, const cluster::CommandSpec& command,
+                                         const ArgList&, const io::Rope& frame, std::string*) {
+  const Audience audience = command.request_policy == cluster::RequestPolicy::kAllNodes
+                                ? Audience::kAllNodes
+                                : Audience::kPrimaries;
+  io::Rope kept = KeepFrame(frame);
+  switch (command.response_policy) {
+    case cluster::ResponsePolicy::kAggSum:
+      return std::make_unique<SumOfAll>(command, audience, std::move(kept));
+    case cluster::ResponsePolicy::kAllSucceeded:
+      return std::make_unique<AllSucceeded>(command, audience, std::move(kept));
+    default:
+      return std::make_unique<JoinedArrays>(command, audience, std::move(kept));
+  }
+}
+
+}  // namespace proxy

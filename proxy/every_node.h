@@ -1,0 +1,54 @@
+#pragma once
+
+// File: proxy/every_node.h
+//
+// Commands that go to every primary, or to every node, as they are; the replies become one by the
+// command's response policy.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "proxy/procedure.h"
+
+namespace proxy {
+
+// Which nodes hear of it.
+enum class Audience : uint8_t {
+  kPrimaries,
+  kAllNodes,  // replicas too, as far as they can be reached: one that can't fails nothing
+};
+
+class EveryNode : public Procedure {
+ public:
+  EveryNode(const cluster::CommandSpec& command, Audience audience, io::Rope frame)
+      : command_(command), audience_(audience), frame_(std::move(frame)) {}
+
+  void Next(Step* step) override;
+  size_t held_bytes() const override { return held_bytes_; }
+
+ protected:
+  // Of one node, answered without an error; or, if `failures_too`, with one.
+  virtual void Merge(Step* step, absl::Span<Ask> answered) = 0;
+  // Some node failed.
+  virtual void Fail(Step* step, absl::Span<Ask> answered);
+
+  const cluster::CommandSpec& command_;
+
+ private:
+  bool Plan(Step* step);
+  bool IsAnswered(absl::string_view node_id) const;
+
+  const Audience audience_;
+  const io::Rope frame_;
+  std::vector<Ask> answered_;
+  size_t held_bytes_ = 0;
+  int rounds_ = 0;
+};
+
+// By the command's policies. Null: *error.
+std::unique_ptr<Procedure> MakeEveryNode(Worker* worker, const cluster::CommandSpec& command,
+                                         const ArgList& args, const io::Rope& frame,
+                                         std::string* error);
+
+}  // namespace proxy

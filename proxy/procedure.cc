@@ -1,0 +1,152 @@
+#include "proxy/procedure.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "io/buffer_pool.h"
+#include "proxy/every_node.h"
+#include "proxy/worker.h"
+
+namespace proxy {
+namespace {
+
+constexpr absl::string_view kNotExecuted = " (not executed)";
+constexpr absl::string_view kOutcomeUnknown = " (outcome unknown)";
+// Errors of the proxy's own have this behind their code.
+constexpr absl::string_view kOwnMark = " proxy: ";
+// A frame below this is copied; a larger one keeps what it lies in, but for receive buffers.
+constexpr size_t kCopiedFrameBytesMax = 64 << 10;
+
+bool IsProxyError(absl::string_view line) {
+  const size_t code = line.find(' ');
+  return code != absl::string_view::npos && absl::StartsWith(line.substr(code), kOwnMark);
+}
+
+}  // namespace
+
+std::string Ask::ErrorLine() const {
+  std::string line = reply.Flatten();
+  if (line.size() >= 2 && line[0] == '!') line.erase(0, line.find('\n'));  // a RESP3 bulk error
+  line.erase(0, 1);
+  while (!line.empty() && (line.back() == '\n' || line.back() == '\r')) line.pop_back();
+  return line;
+}
+
+bool Ask::may_have_run() const {
+  if (gone) return false;
+  if (!failed()) return true;
+  return absl::EndsWith(ErrorLine(), kOutcomeUnknown);
+}
+
+void Step::Answer(absl::string_view reply_bytes) { reply = io::Rope(io::CopyToHeap(reply_bytes)); }
+
+void Step::AnswerError(absl::string_view line) {
+  worker->stats()->proxy_errors.Add(1);
+  std::string text;
+  resp::Encoder(protocol, &text).Error(line);
+  Answer(text);
+}
+
+bool IsGone(const Worker& worker, const Ask& ask) {
+  const ClusterState* state = worker.cluster();
+  if (state == nullptr) return false;
+  const cluster::Topology& topology = *state->topology;
+  switch (ask.to) {
+    case Ask::To::kOwner:
+      return false;
+    case Ask::To::kNobody:
+      return topology.ShardFor(ask.slot) != nullptr;
+    case Ask::To::kPrimary:
+    case Ask::To::kNode:
+      break;
+  }
+  const cluster::NodeIndex node = topology.FindById(ask.node_id);
+  if (node == cluster::kNoNode || !topology.node(node).usable()) return true;
+  return ask.to == Ask::To::kPrimary && !topology.node(node).is_primary;
+}
+
+std::string NodeName(const cluster::Topology& topology, cluster::NodeIndex node) {
+  const cluster::NodeAddress& address = topology.node(node).address;
+  return absl::StrCat(address.host, ":", address.port);
+}
+
+bool WaitForCoverage(const Worker& worker, std::vector<Ask>* asks) {
+  const ClusterState* state = worker.cluster();
+  cluster::Slot slot = 0;
+  if (state != nullptr) {
+    const cluster::Topology& topology = *state->topology;
+    if (topology.covered_slots() == cluster::kSlotCount) return false;
+    while (slot + 1 < cluster::kSlotCount && topology.ShardFor(slot) != nullptr) ++slot;
+    if (topology.ShardFor(slot) != nullptr) return false;
+  }
+  asks->clear();
+  Ask ask;
+  ask.to = Ask::To::kNobody;
+  ask.slot = slot;
+  ask.command = cluster::FindCommand("PING");
+  asks->push_back(std::move(ask));
+  return true;
+}
+
+std::string FailureLine(absl::Span<const Ask> asks, bool write) {
+  const Ask* first = nullptr;
+  bool all_alike = true;
+  bool any_ran = false;
+  bool any_handed_over = false;
+  std::string line;
+  for (const Ask& ask : asks) {
+    if (ask.gone) continue;
+    any_ran |= ask.may_have_run();
+    any_handed_over |= ask.handed_over;
+    if (!ask.failed()) {
+      all_alike = false;
+    } else if (first == nullptr) {
+      first = &ask;
+      line = ask.ErrorLine();
+    } else {
+      all_alike &= ask.ErrorLine() == line;
+    }
+  }
+  if (first == nullptr) return "ERR proxy: no node was asked (not executed)";
+  if (all_alike && !IsProxyError(line)) return line;
+  absl::string_view text = line;
+  const bool own = IsProxyError(text);
+  if (!absl::ConsumeSuffix(&text, kNotExecuted)) absl::ConsumeSuffix(&text, kOutcomeUnknown);
+  absl::string_view code = text.substr(0, text.find(' '));
+  text.remove_prefix(std::min(text.size(), code.size() + (own ? kOwnMark.size() : 1)));
+  const std::string node =
+      first->node_name.empty() ? std::string() : absl::StrCat("node ", first->node_name, ": ");
+  if (write && any_ran) {
+    return absl::StrCat("ERR proxy: partly executed, ", node, own ? "" : code, own ? "" : " ", text,
+                        kOutcomeUnknown);
+  }
+  const absl::string_view suffix = any_handed_over ? kOutcomeUnknown : kNotExecuted;
+  return absl::StrCat(code, kOwnMark, node, text, own ? suffix : "");
+}
+
+io::Rope KeepFrame(const io::Rope& frame) {
+  if (frame.size() < kCopiedFrameBytesMax) return io::Rope(io::CopyToHeap(frame.Flatten()));
+  io::Rope kept;
+  for (const io::Slice& slice : frame.slices()) {
+    const bool copy = slice.buffer() && slice.buffer()->scarce;
+    kept.Append(copy ? io::CopyToHeap(slice.bytes()) : slice);
+  }
+  return kept;
+}
+
+io::Rope MakeFrame(absl::Span<const absl::string_view> args) {
+  std::string frame;
+  resp::AppendCommand(args, &frame);
+  return io::Rope(io::CopyToHeap(frame));
+}
+
+std::unique_ptr<Procedure> MakeProcedure(Worker* worker, const cluster::CommandSpec& command,
+                                         const ArgList& args, const io::Rope& frame,
+                                         std::string* error) {
+  return MakeEveryNode(worker, command, args, frame, error);
+}
+
+}  // namespace proxy

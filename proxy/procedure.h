@@ -1,0 +1,121 @@
+#pragma once
+
+// File: proxy/procedure.h
+//
+// A request that the proxy answers by asking nodes, in one step or several. A step is a list of
+// asks, each one command to one node; when all are answered, the procedure makes the next step or
+// gives the reply. It begins when all earlier requests of its client are answered, and its client
+// takes no other request until it is answered itself (Client::MoveProcedureOn): what came before is
+// done, and what comes after has not begun. Owned by its request; one worker's thread.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "cluster/command_table.h"
+#include "cluster/slot.h"
+#include "cluster/topology.h"
+#include "io/slice.h"
+#include "resp/encoder.h"
+
+namespace proxy {
+
+class ArgList;
+class Worker;
+
+// One command to one node.
+struct Ask {
+  enum class To : uint8_t {
+    kOwner,    // of the slot, whoever that is when it goes
+    kPrimary,  // the node, as long as it is a primary
+    kNode,     // the node, whatever its role
+    kNobody,   // not sent: is over as soon as some node serves the slot
+  };
+
+  To to = To::kOwner;
+  cluster::Slot slot = 0;  // asks with the same number go in order, on one connection
+  std::string node_id;     // kPrimary, kNode
+  std::string node_name;   // "host:port", for errors
+  const cluster::CommandSpec* command = nullptr;
+  io::Rope frame;
+  // Not handed over by then: given up. Less than the hold timeout.
+  absl::Duration patience = absl::InfiniteDuration();
+  uint64_t refresh_ask = 0;  // waits until this ask for a view is answered (Worker::AskRefresh)
+
+  // --- when it is answered
+  // Was not handed over, and never will be: its node has left or changed its role, so the step was
+  // planned by a topology that is over; or kNobody has ended. There is no reply then.
+  bool gone = false;
+  bool handed_over = false;  // some byte of it may have reached the node
+  io::Rope reply;            // whole, from the node or an error of the proxy
+
+  bool failed() const { return !reply.empty() && IsErrorType(reply.slices()[0].data()[0]); }
+  // Without the type and the line end.
+  std::string ErrorLine() const;
+  // The node did it, or may have.
+  bool may_have_run() const;
+
+ private:
+  static bool IsErrorType(char type) { return type == '-' || type == '!'; }
+};
+
+// What a procedure does next.
+struct Step {
+  Worker* const worker;
+  const resp::Protocol protocol;  // of the client
+  std::vector<Ask> asks;          // of the last step, answered; to be replaced by the next one's
+  io::Rope reply;                 // or the reply: the end
+
+  void Answer(absl::string_view reply_bytes);
+  void AnswerError(absl::string_view line);
+};
+
+class Procedure {
+ public:
+  Procedure() = default;
+  virtual ~Procedure() = default;
+  Procedure(const Procedure&) = delete;
+  Procedure& operator=(const Procedure&) = delete;
+
+  // Replaces the answered asks by those of the next step, at least one, or sets the reply. Called
+  // with no asks at first.
+  virtual void Next(Step* step) = 0;
+  // What it keeps between steps, to be charged to the client.
+  virtual size_t held_bytes() const { return 0; }
+
+  // The asks of the step that is under way, by the number of their request in Fragments.
+  std::vector<Ask> asks;
+};
+
+// The procedure of a command with Serve::kWholeCluster. Null: *error says what is wrong with the
+// arguments. `frame` holds them.
+std::unique_ptr<Procedure> MakeProcedure(Worker* worker, const cluster::CommandSpec& command,
+                                         const ArgList& args, const io::Rope& frame,
+                                         std::string* error);
+
+// --- for procedures
+
+// Whether the ask can't be sent any more: see Ask::gone.
+bool IsGone(const Worker& worker, const Ask& ask);
+
+// "host:port" of a node.
+std::string NodeName(const cluster::Topology& topology, cluster::NodeIndex node);
+
+// An ask that ends when there is a topology with an owner for every slot, or with an error when
+// that takes too long. Without one, what the whole cluster has can't be told. False: there is one.
+bool WaitForCoverage(const Worker& worker, std::vector<Ask>* asks);
+
+// The error line for a step of which some ask failed. The servers' own, if all say the same; else
+// one that names the node. `write`: that the others' parts have run is told, too.
+std::string FailureLine(absl::Span<const Ask> asks, bool write);
+
+// A frame of the request's, kept beyond the turn without holding receive buffers.
+io::Rope KeepFrame(const io::Rope& frame);
+// A command as a frame.
+io::Rope MakeFrame(absl::Span<const absl::string_view> args);
+
+}  // namespace proxy
