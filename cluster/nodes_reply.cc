@@ -187,6 +187,18 @@ absl::Status BadNodesReply(absl::string_view what, absl::string_view text) {
   return absl::InvalidArgumentError(absl::StrCat("CLUSTER NODES: ", what, ": '", Quote(text), "'"));
 }
 
+absl::StatusOr<NodeLine> ParseSourceLine(absl::string_view reply) {
+  while (!reply.empty()) {
+    absl::string_view text = TakeUntil('\n', &reply);
+    absl::ConsumeSuffix(&text, "\r");
+    if (text.find("myself") == absl::string_view::npos) continue;
+    NodeLine line;
+    if (absl::Status status = ParseLine(text, NodeAddress(), &line); !status.ok()) return status;
+    if (line.is_source) return line;
+  }
+  return absl::InvalidArgumentError("CLUSTER NODES: no line of its own");
+}
+
 absl::StatusOr<std::vector<NodeLine>> ParseNodesReply(absl::string_view reply,
                                                       const NodeAddress& asked) {
   std::vector<NodeLine> lines;

@@ -38,6 +38,9 @@ struct NodeLine {
 absl::StatusOr<std::vector<NodeLine>> ParseNodesReply(absl::string_view reply,
                                                       const NodeAddress& asked);
 
+// The line of the node that replied, alone.
+absl::StatusOr<NodeLine> ParseSourceLine(absl::string_view reply);
+
 // "CLUSTER NODES: <what>: '<text>'" with at most 64 escaped bytes of the text.
 absl::Status BadNodesReply(absl::string_view what, absl::string_view text);
 

@@ -8,6 +8,7 @@
 #include "absl/strings/strip.h"
 #include "io/buffer_pool.h"
 #include "proxy/every_node.h"
+#include "proxy/scan.h"
 #include "proxy/worker.h"
 
 namespace proxy {
@@ -146,6 +147,7 @@ io::Rope MakeFrame(absl::Span<const absl::string_view> args) {
 std::unique_ptr<Procedure> MakeProcedure(Worker* worker, const cluster::CommandSpec& command,
                                          const ArgList& args, const io::Rope& frame,
                                          std::string* error) {
+  if (command.container.empty() && command.name == "SCAN") return MakeScan(worker, args, error);
   return MakeEveryNode(worker, command, args, frame, error);
 }
 

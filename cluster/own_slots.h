@@ -1,0 +1,33 @@
+#pragma once
+
+// File: cluster/own_slots.h
+//
+// What a node says of its own slots in its CLUSTER NODES reply: which it serves, and which are on
+// the move. Cheaper than a whole topology, and the only place where moves are told.
+
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "cluster/nodes_reply.h"
+#include "cluster/slot.h"
+#include "cluster/topology.h"
+
+namespace cluster {
+
+class OwnSlots {
+ public:
+  // Looks at the line of the node that replied ("myself") only. An error if there is none.
+  static absl::StatusOr<OwnSlots> FromNodesReply(absl::string_view reply);
+
+  // It serves the slot.
+  bool Owns(Slot slot) const;
+  // The mark of a slot on the move, or null.
+  const MovingSlot* FindMoving(Slot slot) const;
+
+ private:
+  std::vector<internal::SlotRange> slots_;
+  std::vector<MovingSlot> moving_;
+};
+
+}  // namespace cluster

@@ -1,0 +1,601 @@
+#include "proxy/scan.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "cluster/own_slots.h"
+#include "proxy/args.h"
+#include "proxy/glob.h"
+#include "proxy/worker.h"
+#include "resp/views.h"
+
+namespace proxy {
+namespace {
+
+constexpr int kSlotBits = 14;
+constexpr int kSlotCount = cluster::kSlotCount;
+// A slot with more keys than this does not fit into one reply.
+constexpr int64_t kSlotKeysMax = 100000;
+// One call reads slots until it has as many keys as COUNT says, but never more than this.
+constexpr int64_t kKeysPerCallMax = 65536;
+// … from at most so many slots, …
+constexpr size_t kPartsMax = 1024;
+// … and counts the keys of so many slots at a time, more with each step, …
+constexpr int kWindowMin = 8;
+constexpr int kWindowMax = 1024;
+// … up to so many in one call.
+constexpr int kCountedMax = 4096;
+constexpr size_t kTypesAtATime = 512;
+// Where the topology is behind, nodes are taken at their word on who has the slot so often; after
+// that, a new topology is waited for.
+constexpr int kHintsMax = 5;
+// A target that does not take its slot is asked so often before it is taken at its word.
+constexpr int kTargetDoubtsMax = 4;
+
+constexpr absl::string_view kBadReply = "ERR proxy: backend protocol error (outcome unknown)";
+
+// Commands whose repetition is harmless, unlike others without this flag.
+cluster::CommandSpec AsRead(const cluster::CommandSpec& row) {
+  cluster::CommandSpec spec = row;
+  spec.flags = cluster::kFlagReadOnly;
+  return spec;
+}
+
+const cluster::CommandSpec& ClusterCommand(absl::string_view name) {
+  return *cluster::FindSubcommand(*cluster::FindCommand("CLUSTER"), name);
+}
+
+struct Commands {
+  const cluster::CommandSpec count = AsRead(ClusterCommand("COUNTKEYSINSLOT"));
+  const cluster::CommandSpec keys = AsRead(ClusterCommand("GETKEYSINSLOT"));
+  const cluster::CommandSpec nodes = AsRead(ClusterCommand("NODES"));
+  const cluster::CommandSpec type = *cluster::FindCommand("TYPE");
+};
+const Commands& AllOfThem() {
+  static const Commands commands;
+  return commands;
+}
+
+struct Options {
+  cluster::Slot slot = 0;
+  int64_t count = 10;
+  bool match_all = true;
+  std::string match;
+  std::string type;  // empty: any
+};
+
+class Scan final : public Procedure {
+ public:
+  explicit Scan(Options options)
+      : options_(std::move(options)), begin_(options_.slot), counted_to_(options_.slot) {}
+
+  void Next(Step* step) override;
+  size_t held_bytes() const override { return held_bytes_; }
+
+ private:
+  enum class Phase : uint8_t { kCount, kKeys, kTarget, kSourceAgain, kTypes };
+  enum class Kind : uint8_t { kNone, kCount, kKeys, kView, kType };
+  struct Node {
+    std::string id;
+    std::string name;
+    uint16_t number = 0;
+    size_t view = 0;  // its ask for CLUSTER NODES, which comes after all others to it
+    cluster::OwnSlots own;
+  };
+  // A slot that has keys, to be read.
+  struct Part {
+    int slot = 0;
+    std::string node_id;
+  };
+
+  void Restart(Step* step, uint64_t refresh_ask);
+  void PlanCount(Step* step, uint64_t refresh_ask);
+  void TakeCount(Step* step);
+  void PlanKeys(Step* step);
+  void TakeKeys(Step* step);
+  void PlanSlotAt(Step* step, Phase phase, const std::string& node_id);
+  void TakeTarget(Step* step);
+  void TakeSourceAgain(Step* step);
+  void PlanTypes(Step* step);
+  void TakeTypes(Step* step);
+  void Doubt(Step* step, int slot, absl::string_view node_id, std::string owner);
+  bool DoubtsForTooLong(const Step& step);
+  std::string OwnerByView(const Step& step, const Node& node, int slot) const;
+  cluster::NodeIndex OwnerOf(const Worker& worker, int slot) const;
+  void TooLarge(Step* step, int slot);
+  void End(Step* step);
+  void Answer(Step* step);
+
+  void BeginStep(Step* step, Phase phase);
+  size_t NodeFor(const cluster::Topology& topology, cluster::NodeIndex index);
+  void AskNode(Step* step, size_t node, Kind kind, int slot, io::Rope frame);
+  void AskViews(Step* step);
+  bool TakeViews(Step* step);
+  bool AddKeys(const Ask& ask, int64_t* count, std::vector<std::string>* keys);
+  void Keep(std::string key);
+
+  const Options options_;
+  Phase phase_ = Phase::kCount;
+  int begin_;       // all before it is read: keys_ has what it has
+  int counted_to_;  // those before it without keys need not be read
+  int counted_ = 0;
+  int window_ = kWindowMin;
+  int64_t keys_expected_ = 0;
+  int doubts_ = 0;
+  int target_doubts_ = 0;
+  absl::Time doubts_since_ = absl::InfiniteFuture();
+  int hint_slot_ = -1;       // of this slot, a node has said …
+  std::string hint_owner_;   // … that this one has it, whatever the topology says
+  std::vector<Part> parts_;  // from begin_ to counted_to_
+
+  // Of the step that is under way.
+  std::vector<Node> nodes_;
+  struct Asked {
+    Kind kind = Kind::kNone;
+    int slot = 0;
+    size_t node = 0;
+  };
+  std::vector<Asked> asked_;  // by ask
+
+  // A slot on the move: read at its source, at its target, and at the source again, in case keys
+  // have gone back. What both have is told once.
+  int moving_slot_ = 0;
+  std::string source_id_;
+  std::string target_id_;
+  absl::flat_hash_set<std::string> moving_keys_;
+
+  std::vector<std::string> keys_;
+  size_t typed_ = 0;  // those before it have been asked for their type
+  std::vector<std::string> of_type_;
+  size_t held_bytes_ = 0;
+};
+
+// --- steps
+
+void Scan::Next(Step* step) {
+  bool gone = false;
+  bool failed = false;
+  for (const Ask& ask : step->asks) {
+    gone |= ask.gone;
+    failed |= ask.failed();
+  }
+  if (failed) return step->AnswerError(FailureLine(step->asks, false));
+  if (step->asks.empty()) return PlanCount(step, 0);
+  if (gone) {
+    // Planned by a topology that is over: once more from where all is read.
+    hint_slot_ = -1;
+    if (DoubtsForTooLong(*step)) {
+      return step->AnswerError(
+          "CLUSTERDOWN proxy: the cluster's nodes keep changing (outcome unknown)");
+    }
+    return Restart(step, 0);
+  }
+  switch (phase_) {
+    case Phase::kCount:
+      return TakeCount(step);
+    case Phase::kKeys:
+      return TakeKeys(step);
+    case Phase::kTarget:
+      return TakeTarget(step);
+    case Phase::kSourceAgain:
+      return TakeSourceAgain(step);
+    case Phase::kTypes:
+      return TakeTypes(step);
+  }
+}
+
+void Scan::BeginStep(Step* step, Phase phase) {
+  phase_ = phase;
+  step->asks.clear();
+  nodes_.clear();
+  asked_.clear();
+}
+
+size_t Scan::NodeFor(const cluster::Topology& topology, cluster::NodeIndex index) {
+  const cluster::Node& node = topology.node(index);
+  // Neighbouring slots have the same owner, mostly.
+  for (size_t i = nodes_.size(); i-- > 0;) {
+    if (nodes_[i].id == node.id) return i;
+  }
+  nodes_.emplace_back();
+  nodes_.back().id = node.id;
+  nodes_.back().name = NodeName(topology, index);
+  nodes_.back().number = index;
+  return nodes_.size() - 1;
+}
+
+void Scan::AskNode(Step* step, size_t node, Kind kind, int slot, io::Rope frame) {
+  Ask ask;
+  ask.to = Ask::To::kPrimary;
+  ask.slot = static_cast<cluster::Slot>(nodes_[node].number % kSlotCount);
+  ask.node_id = nodes_[node].id;
+  ask.node_name = nodes_[node].name;
+  ask.frame = std::move(frame);
+  const Commands& commands = AllOfThem();
+  ask.command = kind == Kind::kCount  ? &commands.count
+                : kind == Kind::kKeys ? &commands.keys
+                                      : &commands.nodes;
+  step->asks.push_back(std::move(ask));
+  asked_.push_back({kind, slot, node});
+}
+
+// After all else: what a node says then holds for what was read before.
+void Scan::AskViews(Step* step) {
+  for (size_t node = 0; node < nodes_.size(); ++node) {
+    nodes_[node].view = step->asks.size();
+    AskNode(step, node, Kind::kView, 0, MakeFrame({"CLUSTER", "NODES"}));
+  }
+}
+
+// False: a reply is not what it must be.
+bool Scan::TakeViews(Step* step) {
+  for (Node& node : nodes_) {
+    const std::string reply = step->asks[node.view].reply.Flatten();
+    absl::string_view text;
+    if (!resp::ParseText(reply, &text)) return false;
+    auto own = cluster::OwnSlots::FromNodesReply(text);
+    if (!own.ok()) return false;
+    node.own = *std::move(own);
+  }
+  return true;
+}
+
+// From where all is read, once the ask for a view (if it is not 0) is answered.
+void Scan::Restart(Step* step, uint64_t refresh_ask) {
+  parts_.clear();
+  keys_expected_ = 0;
+  counted_to_ = begin_;
+  PlanCount(step, refresh_ask);
+}
+
+// How many keys each of the next slots has. Slots without any cost nothing more.
+void Scan::PlanCount(Step* step, uint64_t refresh_ask) {
+  BeginStep(step, Phase::kCount);
+  const Worker& worker = *step->worker;
+  if (OwnerOf(worker, counted_to_) == cluster::kNoNode) {
+    Ask ask;
+    ask.to = Ask::To::kNobody;
+    ask.slot = static_cast<cluster::Slot>(counted_to_);
+    ask.command = cluster::FindCommand("PING");
+    step->asks.push_back(std::move(ask));
+    asked_.push_back({});
+    return;
+  }
+  const int end = std::min(counted_to_ + window_, kSlotCount);
+  for (int slot = counted_to_; slot < end; ++slot) {
+    const cluster::NodeIndex owner = OwnerOf(worker, slot);
+    if (owner == cluster::kNoNode) break;
+    AskNode(step, NodeFor(*worker.cluster()->topology, owner), Kind::kCount, slot,
+            MakeFrame({"CLUSTER", "COUNTKEYSINSLOT", absl::StrCat(slot)}));
+  }
+  AskViews(step);
+  for (Ask& ask : step->asks) ask.refresh_ask = refresh_ask;
+}
+
+void Scan::TakeCount(Step* step) {
+  if (!TakeViews(step)) return step->AnswerError(kBadReply);
+  bool enough = false;
+  int doubtful = -1;
+  std::string doubtful_node;
+  std::string owner;
+  for (size_t i = 0; i < step->asks.size() && asked_[i].kind == Kind::kCount && !enough; ++i) {
+    const int slot = asked_[i].slot;
+    const Node& node = nodes_[asked_[i].node];
+    int64_t count = 0;
+    if (!resp::ParseInteger(step->asks[i].reply.Flatten(), &count)) {
+      return step->AnswerError(kBadReply);
+    }
+    if (!node.own.Owns(static_cast<cluster::Slot>(slot))) {
+      doubtful = slot;
+      doubtful_node = node.id;
+      owner = OwnerByView(*step, node, slot);
+      break;
+    }
+    const bool moving = node.own.FindMoving(static_cast<cluster::Slot>(slot)) != nullptr;
+    if (count > 0 || moving) parts_.push_back({slot, node.id});
+    keys_expected_ += count;
+    counted_to_ = slot + 1;
+    ++counted_;
+    enough = keys_expected_ >= std::min(options_.count, kKeysPerCallMax) ||
+             parts_.size() >= kPartsMax || moving;
+  }
+  enough |= counted_to_ == kSlotCount || counted_ >= kCountedMax || doubtful >= 0;
+  if (enough && !parts_.empty()) return PlanKeys(step);
+  if (doubtful >= 0) {
+    begin_ = counted_to_;
+    return Doubt(step, doubtful, doubtful_node, std::move(owner));
+  }
+  if (enough) {
+    begin_ = counted_to_;
+    return End(step);
+  }
+  window_ = std::min(window_ * 4, kWindowMax);
+  PlanCount(step, 0);
+}
+
+void Scan::PlanKeys(Step* step) {
+  BeginStep(step, Phase::kKeys);
+  const cluster::Topology& topology = *step->worker->cluster()->topology;
+  for (const Part& part : parts_) {
+    const cluster::NodeIndex index = topology.FindById(part.node_id);
+    if (index == cluster::kNoNode) return Doubt(step, begin_, part.node_id, "");
+    AskNode(step, NodeFor(topology, index), Kind::kKeys, part.slot,
+            MakeFrame({"CLUSTER", "GETKEYSINSLOT", absl::StrCat(part.slot),
+                       absl::StrCat(kSlotKeysMax + 1)}));
+  }
+  AskViews(step);
+}
+
+void Scan::TakeKeys(Step* step) {
+  if (!TakeViews(step)) return step->AnswerError(kBadReply);
+  for (size_t i = 0; i < step->asks.size() && asked_[i].kind == Kind::kKeys; ++i) {
+    const int slot = asked_[i].slot;
+    const Node& node = nodes_[asked_[i].node];
+    if (!node.own.Owns(static_cast<cluster::Slot>(slot))) {
+      return Doubt(step, slot, node.id, OwnerByView(*step, node, slot));
+    }
+    int64_t count = 0;
+    std::vector<std::string> keys;
+    if (!AddKeys(step->asks[i], &count, &keys)) return step->AnswerError(kBadReply);
+    begin_ = slot;
+    if (count > kSlotKeysMax) return TooLarge(step, slot);
+    const cluster::MovingSlot* moving = node.own.FindMoving(static_cast<cluster::Slot>(slot));
+    if (moving != nullptr) {
+      moving_slot_ = slot;
+      source_id_ = node.id;
+      target_id_ = moving->other_id;
+      moving_keys_.clear();
+      for (std::string& key : keys) moving_keys_.insert(std::move(key));
+      return PlanSlotAt(step, Phase::kTarget, target_id_);
+    }
+    for (std::string& key : keys) Keep(std::move(key));
+    begin_ = slot + 1;
+  }
+  begin_ = counted_to_;
+  End(step);
+}
+
+// --- a slot on the move
+
+void Scan::PlanSlotAt(Step* step, Phase phase, const std::string& node_id) {
+  BeginStep(step, phase);
+  const cluster::Topology& topology = *step->worker->cluster()->topology;
+  const cluster::NodeIndex index = topology.FindById(node_id);
+  if (index == cluster::kNoNode) return Doubt(step, moving_slot_, source_id_, "");
+  AskNode(step, NodeFor(topology, index), Kind::kKeys, moving_slot_,
+          MakeFrame({"CLUSTER", "GETKEYSINSLOT", absl::StrCat(moving_slot_),
+                     absl::StrCat(kSlotKeysMax + 1)}));
+  AskViews(step);
+}
+
+void Scan::TakeTarget(Step* step) {
+  if (!TakeViews(step)) return step->AnswerError(kBadReply);
+  int64_t count = 0;
+  std::vector<std::string> keys;
+  if (!AddKeys(step->asks[0], &count, &keys)) return step->AnswerError(kBadReply);
+  if (count > kSlotKeysMax) return TooLarge(step, moving_slot_);
+  const auto slot = static_cast<cluster::Slot>(moving_slot_);
+  const cluster::OwnSlots& own = nodes_[0].own;
+  const cluster::MovingSlot* moving = own.FindMoving(slot);
+  const bool takes = own.Owns(slot) ? moving == nullptr : moving != nullptr && moving->importing;
+  // A node that does not take the slot has none of its keys for anybody: a move that was given up,
+  // once that is what they go on to say.
+  if (!takes && ++target_doubts_ < kTargetDoubtsMax) {
+    return Doubt(step, moving_slot_, source_id_, "");
+  }
+  for (std::string& key : keys) moving_keys_.insert(std::move(key));
+  PlanSlotAt(step, Phase::kSourceAgain, source_id_);
+}
+
+void Scan::TakeSourceAgain(Step* step) {
+  int64_t count = 0;
+  std::vector<std::string> keys;
+  if (!AddKeys(step->asks[0], &count, &keys)) return step->AnswerError(kBadReply);
+  for (std::string& key : keys) moving_keys_.insert(std::move(key));
+  for (const std::string& key : moving_keys_) Keep(key);
+  moving_keys_.clear();
+  begin_ = moving_slot_ + 1;
+  End(step);
+}
+
+// The node that has the slot in the view of another that said it has it not; empty: it can't tell.
+std::string Scan::OwnerByView(const Step& step, const Node& node, int slot) const {
+  const std::string reply = step.asks[node.view].reply.Flatten();
+  absl::string_view text;
+  if (!resp::ParseText(reply, &text)) return "";
+  const auto view = cluster::Topology::FromNodesReply(text, cluster::NodeAddress());
+  if (!view.ok()) return "";
+  const cluster::Shard* shard = (*view)->ShardFor(static_cast<cluster::Slot>(slot));
+  return shard == nullptr ? "" : (*view)->node(shard->primary).id;
+}
+
+cluster::NodeIndex Scan::OwnerOf(const Worker& worker, int slot) const {
+  if (worker.cluster() == nullptr) return cluster::kNoNode;
+  const cluster::Topology& topology = *worker.cluster()->topology;
+  if (slot == hint_slot_) {
+    const cluster::NodeIndex hint = topology.FindById(hint_owner_);
+    if (hint != cluster::kNoNode && topology.node(hint).usable() &&
+        topology.node(hint).is_primary) {
+      return hint;
+    }
+  }
+  const cluster::Shard* shard = topology.ShardFor(static_cast<cluster::Slot>(slot));
+  return shard == nullptr ? cluster::kNoNode : shard->primary;
+}
+
+bool Scan::DoubtsForTooLong(const Step& step) {
+  const absl::Time now = step.worker->now();
+  doubts_since_ = std::min(doubts_since_, now);
+  return now - doubts_since_ > step.worker->config().hold_timeout;
+}
+
+// Who has the slot is not what the topology says. What is read so far is an answer; else another
+// node is asked, or the topology is looked at anew.
+void Scan::Doubt(Step* step, int slot, absl::string_view node_id, std::string owner) {
+  begin_ = slot;
+  if (begin_ > options_.slot || !keys_.empty()) {
+    step->worker->HintRefresh(node_id);
+    return End(step);
+  }
+  if (DoubtsForTooLong(*step)) {
+    return step->AnswerError(
+        absl::StrCat("CLUSTERDOWN proxy: the nodes do not agree on the owner of slot ", slot,
+                     " (outcome unknown)"));
+  }
+  if (!owner.empty() && owner != node_id && ++doubts_ <= kHintsMax) {
+    hint_slot_ = slot;
+    hint_owner_ = std::move(owner);
+    step->worker->HintRefresh(node_id);
+    return Restart(step, 0);
+  }
+  hint_slot_ = -1;
+  Restart(step, step->worker->AskRefresh(node_id));
+}
+
+void Scan::TooLarge(Step* step, int slot) {
+  begin_ = slot;
+  if (begin_ > options_.slot || !keys_.empty()) return End(step);
+  step->AnswerError(absl::StrCat("ERR proxy: slot ", slot, " has more than ", kSlotKeysMax,
+                                 " keys, too many for one reply of SCAN"));
+}
+
+// --- keys
+
+// Those that match. False: no array of strings.
+bool Scan::AddKeys(const Ask& ask, int64_t* count, std::vector<std::string>* keys) {
+  const auto pieces = ask.reply.Views();
+  resp::ElementReader reader(pieces);
+  *count = reader.count();
+  if (reader.type() != '*' || *count < 0) return false;
+  std::string scratch;
+  resp::ArgPosition position;
+  while (reader.Next(&position)) {
+    const absl::string_view frame = resp::ViewAt(pieces, position, &scratch);
+    absl::string_view key;
+    if (!resp::ParseText(frame, &key)) return false;
+    if (!options_.match_all && !GlobMatches(options_.match, key, GlobCase::kSensitive)) continue;
+    keys->emplace_back(key);
+  }
+  return true;
+}
+
+void Scan::Keep(std::string key) {
+  held_bytes_ += key.size() + sizeof(key);
+  keys_.push_back(std::move(key));
+}
+
+void Scan::End(Step* step) {
+  if (!options_.type.empty() && typed_ < keys_.size()) return PlanTypes(step);
+  Answer(step);
+}
+
+void Scan::PlanTypes(Step* step) {
+  BeginStep(step, Phase::kTypes);
+  const size_t end = std::min(keys_.size(), typed_ + kTypesAtATime);
+  for (size_t i = typed_; i < end; ++i) {
+    Ask ask;
+    ask.slot = cluster::SlotOf(keys_[i]);
+    ask.command = &AllOfThem().type;
+    ask.frame = MakeFrame({"TYPE", keys_[i]});
+    step->asks.push_back(std::move(ask));
+  }
+}
+
+void Scan::TakeTypes(Step* step) {
+  for (const Ask& ask : step->asks) {
+    absl::string_view type;
+    const std::string reply = ask.reply.Flatten();
+    if (!resp::ParseText(reply, &type)) return step->AnswerError(kBadReply);
+    if (absl::EqualsIgnoreCase(type, options_.type)) of_type_.push_back(std::move(keys_[typed_]));
+    ++typed_;
+  }
+  if (typed_ < keys_.size()) return PlanTypes(step);
+  Answer(step);
+}
+
+void Scan::Answer(Step* step) {
+  const std::vector<std::string>& keys = options_.type.empty() ? keys_ : of_type_;
+  uint64_t cursor = begin_ == kSlotCount ? 0 : static_cast<uint64_t>(begin_);
+  // 0 is the end: slot 0 that is to be read once more has a position.
+  if (begin_ == 0) cursor = uint64_t{1} << kSlotBits;
+  std::string reply;
+  resp::Encoder encoder(step->protocol, &reply);
+  encoder.Array(2);
+  encoder.Bulk(absl::StrCat(cursor));
+  encoder.Array(static_cast<int64_t>(keys.size()));
+  for (const std::string& key : keys) encoder.Bulk(key);
+  step->Answer(reply);
+}
+
+// --- arguments
+
+// As the servers read it: redis by strtoul, valkey more strictly.
+bool ParseCursor(absl::string_view text, bool valkey, uint64_t* cursor) {
+  const std::string copy(text);
+  if (valkey && (copy.empty() || copy[0] == '-')) return false;
+  if (!copy.empty() && absl::ascii_isspace(static_cast<unsigned char>(copy[0]))) return false;
+  char* end = nullptr;
+  errno = 0;
+  *cursor = std::strtoull(copy.c_str(), &end, 10);
+  return errno == 0 && end == copy.c_str() + copy.size();
+}
+
+bool IsKnownType(absl::string_view type) {
+  for (const absl::string_view known : {"string", "list", "set", "zset", "hash", "stream"}) {
+    if (absl::EqualsIgnoreCase(type, known)) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+std::unique_ptr<Procedure> MakeScan(Worker* worker, const ArgList& args, std::string* error) {
+  const absl::Span<const absl::string_view> words = args.views();
+  const bool valkey = worker->cluster() != nullptr && worker->cluster()->server.valkey;
+  Options options;
+  uint64_t cursor = 0;
+  if (!ParseCursor(words[1], valkey, &cursor)) {
+    *error = "ERR invalid cursor";
+    return nullptr;
+  }
+  options.slot = static_cast<cluster::Slot>(cursor & (kSlotCount - 1));
+  for (size_t i = 2; i < words.size(); i += 2) {
+    const absl::string_view option = words[i];
+    const bool has_value = i + 1 < words.size();
+    if (absl::EqualsIgnoreCase(option, "COUNT") && has_value) {
+      if (!resp::ParseDecimal(words[i + 1], &options.count)) {
+        *error = "ERR value is not an integer or out of range";
+        return nullptr;
+      }
+      if (options.count < 1) break;
+    } else if (absl::EqualsIgnoreCase(option, "MATCH") && has_value) {
+      options.match = std::string(words[i + 1]);
+      options.match_all = options.match == "*";
+    } else if (absl::EqualsIgnoreCase(option, "TYPE") && has_value) {
+      options.type = std::string(words[i + 1]);
+      if (valkey && !IsKnownType(options.type)) {
+        *error = absl::StrCat("ERR unknown type name '", options.type, "'");
+        return nullptr;
+      }
+    } else if (valkey && absl::EqualsIgnoreCase(option, "NOVALUES")) {
+      *error = "ERR NOVALUES option can only be used in HSCAN";
+      return nullptr;
+    } else {
+      options.count = 0;
+      break;
+    }
+  }
+  if (options.count < 1) {
+    *error = "ERR syntax error";
+    return nullptr;
+  }
+  return std::make_unique<Scan>(std::move(options));
+}
+
+}  // namespace proxy
