@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
 #include "absl/types/span.h"
 
 namespace cluster {
@@ -134,8 +135,14 @@ enum class KeySearch : uint8_t {
 KeySearch FindKeyIndexes(const CommandSpec& command, absl::Span<const absl::string_view> args,
                          std::vector<uint32_t>* indexes);
 
+// Where a request that may wait says for how long.
+struct BlockingTimeout {
+  uint32_t arg = 0;           // its number; 0: it is missing
+  bool milliseconds = false;  // else seconds, with a fraction
+};
 // Whether a node may let the request wait, and with it all that follows on its connection. XREAD
 // and XREADGROUP do so only with the option BLOCK, though their rows have kFlagBlocking.
-bool Blocks(const CommandSpec& command, absl::Span<const absl::string_view> args);
+absl::optional<BlockingTimeout> FindBlockingTimeout(const CommandSpec& command,
+                                                    absl::Span<const absl::string_view> args);
 
 }  // namespace cluster

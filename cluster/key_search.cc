@@ -97,7 +97,7 @@ void AppendGeoRadiusKeys(Args args, Indexes* indexes) {
 // XREAD and XREADGROUP: [GROUP group consumer] [COUNT n] [BLOCK ms] [NOACK] STREAMS key … id …
 struct StreamOptions {
   size_t streams = 0;  // the argument STREAMS; 0: none before the first unknown option
-  bool block = false;
+  size_t block = 0;    // the last BLOCK's argument
 };
 
 StreamOptions FindStreamOptions(Args args) {
@@ -108,8 +108,7 @@ StreamOptions FindStreamOptions(Args args) {
       break;
     }
     if (absl::EqualsIgnoreCase(args[i], "BLOCK")) {
-      found.block = true;
-      i += 1;
+      found.block = ++i;
     } else if (absl::EqualsIgnoreCase(args[i], "COUNT")) {
       i += 1;
     } else if (absl::EqualsIgnoreCase(args[i], "GROUP")) {
@@ -169,9 +168,20 @@ KeySearch FindKeyIndexes(const CommandSpec& command, Args args, Indexes* indexes
   return KeySearch::kOk;
 }
 
-bool Blocks(const CommandSpec& command, Args args) {
-  if ((command.flags & kFlagBlocking) == 0) return false;
-  return SearchOf(command) != Search::kStreams || FindStreamOptions(args).block;
+absl::optional<BlockingTimeout> FindBlockingTimeout(const CommandSpec& command, Args args) {
+  if ((command.flags & kFlagBlocking) == 0) return absl::nullopt;
+  BlockingTimeout timeout;
+  if (SearchOf(command) == Search::kStreams) {
+    timeout.arg = static_cast<uint32_t>(FindStreamOptions(args).block);
+    timeout.milliseconds = true;
+    if (timeout.arg == 0) return absl::nullopt;
+    if (timeout.arg >= args.size()) timeout.arg = 0;  // a syntax error, says the node
+    return timeout;
+  }
+  // BLMPOP and BZMPOP begin with it, the others end with it.
+  const bool first = command.name == "BLMPOP" || command.name == "BZMPOP";
+  timeout.arg = static_cast<uint32_t>(first ? 1 : args.size() - 1);
+  return timeout;
 }
 
 }  // namespace cluster

@@ -23,6 +23,8 @@ constexpr size_t kLargeReplyBytes = 64 << 10;
 // Requests are given to the connection only while less than this waits there: what was not given to
 // it can still be taken back.
 constexpr size_t kGivenBytesMax = 1 << 20;
+// A blocking command's own timeout, or the news that its slot has left, and so much more (L11).
+constexpr absl::Duration kBlockedGrace = absl::Seconds(1);
 // A handshake is quick or the node is not well.
 constexpr absl::Duration kHandshakeTimeoutMax = absl::Seconds(1);
 constexpr size_t kHandshakeFrameBytesMax = 64 << 10;
@@ -541,7 +543,41 @@ absl::Duration Backend::ReplyTimeout() const {
 // The timer may be early for the front entry (it is looked at again then), never late.
 void Backend::ArmDeadline() {
   if (pending_.empty() || timer_.armed() || state_ == State::kClosing) return;
-  timer_.Set(std::max(pending_.front().sent_at, progress_at_) + ReplyTimeout());
+  const absl::Time deadline = FrontDeadline();
+  if (deadline != absl::InfiniteFuture()) timer_.Set(deadline);
+}
+
+absl::Time Backend::FrontDeadline() {
+  const PendingRing::Entry& front = pending_.front();
+  if (ABSL_PREDICT_FALSE(options_.is_private) && blocked() != nullptr) {
+    const Block& block = *front.request->block;
+    return std::min(block.until, block.moved_at) + kBlockedGrace;
+  }
+  return std::max(front.sent_at, progress_at_) + ReplyTimeout();
+}
+
+Request* Backend::blocked() {
+  if (!options_.is_private || pending_.empty()) return nullptr;
+  Request* const front = pending_.front().request;
+  return front != nullptr && front->is_blocking ? front : nullptr;
+}
+
+void Backend::OnOwnerChanged() {
+  Block* const block = blocked()->block.get();
+  if (block->moved_at == absl::InfiniteFuture()) block->moved_at = worker_->now();
+  timer_.Stop();
+  ArmDeadline();
+}
+
+bool Backend::SendUnblock(int64_t client_id, bool error) {
+  if (state_ != State::kOpen || pending_.full()) return false;
+  std::string text;
+  resp::AppendCommand({"CLIENT", "UNBLOCK", absl::StrCat(client_id), error ? "ERROR" : "TIMEOUT"},
+                      &text);
+  Expect(nullptr, text.size());
+  connection_.Send(io::CopyToHeap(text));
+  worker_->MarkDirty(this);
+  return true;
 }
 
 void Backend::OnTimer() {
@@ -553,7 +589,8 @@ void Backend::OnTimer() {
     case State::kOpen:
     case State::kRetired: {
       if (pending_.empty() || connection_.recv_paused()) return;
-      const absl::Time deadline = std::max(pending_.front().sent_at, progress_at_) + ReplyTimeout();
+      const absl::Time deadline = FrontDeadline();
+      if (deadline == absl::InfiniteFuture()) return;
       if (deadline > worker_->now()) return timer_.Set(deadline);
       worker_->stats()->backend_timeouts.Add(1);
       return Fail(Failure::kTimeout, "no reply in time");
@@ -628,6 +665,8 @@ void Backend::Fail(Failure failure, absl::string_view why) {
 
 // The node may still hold requests of this connection unread.
 void Backend::FenceOff() {
+  // A node ends what nobody waits for when the connection closes.
+  if (blocked() != nullptr && blocked()->client == nullptr) return;
   const bool any = !pending_.empty() && pending_.front_begin() < connection_.submitted_bytes();
   if (client_id_ == 0 || !any) return;
   worker_->backends()->Fence(node_, {client_id_, name_});
@@ -687,8 +726,10 @@ void Backend::SettleOne(Request* request, bool handed_over, bool head) {
     return;
   }
   --client->in_flight;
-  if (request->watched && !request->is_burst) {
-    // What it watched, if it did, is not watched any more: it is as if it had not been sent.
+  // What a WATCH watched, if it did, is not watched any more; and who waits at a node that does not
+  // own the slot any more gets nothing there: it is as if they had not been sent.
+  if ((request->watched && !request->is_burst) ||
+      (request->is_blocking && request->block->moved_at != absl::InfiniteFuture())) {
     client->DropReply(request);
     handed_over = false;
   }

@@ -100,6 +100,15 @@ class Backend {
   void Lease();
   void EndLease();
 
+  // The request that may wait at the node for whatever it wants; null: none does.
+  Request* blocked();
+  // The blocked request's slot has another owner. The node may say so, soon.
+  void OnOwnerChanged();
+  // Asks the node to end what the connection with that id waits for: with an error, or as if its
+  // time were up. False: it can't be asked now.
+  bool SendUnblock(int64_t client_id, bool error);
+  int64_t client_id() const { return client_id_; }
+
   // Waits for room; woken (Worker::WakeClient) when the backend is half empty.
   void AddWaiter(uint32_t client_index, uint32_t client_generation);
 
@@ -151,6 +160,7 @@ class Backend {
   void SettleUnsent();
   void SettleOne(Request* request, bool handed_over, bool head);
   absl::Duration ReplyTimeout() const;
+  absl::Time FrontDeadline();
   void ArmDeadline();
   void OnTimer();
   static void TimerFired(void* self) { static_cast<Backend*>(self)->OnTimer(); }

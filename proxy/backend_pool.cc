@@ -16,6 +16,7 @@ constexpr absl::Duration kBetweenConnectsMin = absl::Milliseconds(50);
 constexpr absl::Duration kTroubleTime = absl::Seconds(1);
 // A node that is down is tried more often than this if somebody wants something from it.
 constexpr absl::Duration kUnusedTime = absl::Seconds(1);
+constexpr absl::Duration kBetweenUnblocks = absl::Milliseconds(10);
 constexpr absl::Duration kBetweenFences = absl::Milliseconds(100);
 
 size_t ProtocolIndex(resp::Protocol protocol) { return protocol == resp::Protocol::kResp3 ? 1 : 0; }
@@ -68,6 +69,7 @@ void BackendPool::Adopt(const ClusterState& state) {
   }
   for (const std::string& id : gone) nodes_.erase(id);
   if (!fence_timer_.armed() && !closed_) ConnectToFence();  // a node may have come back
+  NoteMovedOwners();
   worker_->RaiseRouteEpoch();
 }
 
@@ -136,6 +138,35 @@ void BackendPool::GiveBack(Backend* backend) {
 
 bool BackendPool::LeasesFull() const {
   return leases_ >= worker_->config().private_connections_max;
+}
+
+void BackendPool::UnblockSlot(NodeBackends* node, cluster::Slot slot) {
+  if (leases_ == 0) return;
+  // Each key that is asked for in such a slot brings us here.
+  if (slot == unblocked_slot_ && worker_->now() < unblocked_at_ + kBetweenUnblocks) return;
+  unblocked_slot_ = slot;
+  unblocked_at_ = worker_->now();
+  Backend* const shared = Shared(node, resp::Protocol::kResp2, false, slot);
+  if (shared == nullptr) return;
+  worker_->ForEachBackend([&](Backend* backend) {
+    const Request* const blocked = backend->blocked();
+    if (blocked != nullptr && backend->node() == node && blocked->slot == slot) {
+      shared->SendUnblock(backend->client_id(), true);
+    }
+  });
+}
+
+void BackendPool::NoteMovedOwners() {
+  if (leases_ == 0 || worker_->cluster() == nullptr) return;
+  const cluster::Topology& topology = *worker_->cluster()->topology;
+  worker_->ForEachBackend([&](Backend* backend) {
+    const Request* const blocked = backend->blocked();
+    if (blocked == nullptr || blocked->asking) return;
+    const cluster::Shard* const shard = topology.ShardFor(blocked->slot);
+    if (shard != nullptr && topology.node(shard->primary).id != backend->node()->id) {
+      backend->OnOwnerChanged();
+    }
+  });
 }
 
 Backend* BackendPool::Open(NodeBackends* node, const Backend::Options& options) {

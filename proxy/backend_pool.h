@@ -87,6 +87,10 @@ class BackendPool {
   // So many private connections stay with one client; LeasesFull: no more may.
   void NoteLease(int change) { leases_ += static_cast<uint32_t>(change); }
   bool LeasesFull() const;
+  // What waits at the node for something in the slot is to ask anew: the slot is leaving.
+  void UnblockSlot(NodeBackends* node, cluster::Slot slot);
+  // What waits at a node for something in a slot that the node does not own any more.
+  void NoteMovedOwners();
 
   // From backends: it takes no new requests any more.
   void Forget(Backend* backend);
@@ -123,6 +127,8 @@ class BackendPool {
   std::unique_ptr<bool[]> same_zone_;  // the same
   uint32_t idle_private_count_ = 0;
   uint32_t leases_ = 0;
+  absl::Time unblocked_at_ = absl::InfinitePast();
+  cluster::Slot unblocked_slot_ = 0;
   io::Timer fence_timer_;
   bool closed_ = false;
 };

@@ -345,10 +345,6 @@ void Client::TakeOneSlot(const cluster::CommandSpec& command, absl::string_view 
     return StartOneSlot(command, 0, false, frame);
   }
   const ArgList args(pieces);
-  if (cluster::Blocks(command, args.views())) {
-    worker_->stats()->refused_requests.Add(1);
-    return AnswerNewError(cluster::NotSupportedError(command));
-  }
   std::vector<uint32_t> keys;
   // An impossible number of keys: no node runs it, and the one it goes to says why.
   if (cluster::FindKeyIndexes(command, args.views(), &keys) == cluster::KeySearch::kInvalid) {
@@ -358,7 +354,24 @@ void Client::TakeOneSlot(const cluster::CommandSpec& command, absl::string_view 
   if (!cluster::CommonSlot(args.views(), keys, &slot)) {
     return AnswerNewError(cluster::kCrossSlotError);
   }
+  const auto timeout = cluster::FindBlockingTimeout(command, args.views());
+  if (timeout.has_value()) {
+    return StartBlocking(command, slot,
+                         MakeBlock(*timeout, args.views()[timeout->arg], worker_->now()), frame);
+  }
   StartOneSlot(command, slot, keys.empty(), frame);
+}
+
+void Client::StartBlocking(const cluster::CommandSpec& command, cluster::Slot slot, Block block,
+                           const io::Rope& frame) {
+  Request* request = NewRequest(command);
+  request->slot = slot;
+  request->is_blocking = request->private_connection = true;
+  request->block = std::make_unique<Block>(std::move(block));
+  request->charged = frame.size();
+  request_bytes_ += request->charged;
+  answer_first_ = request;
+  if (!worker_->dispatcher()->Start(request, frame)) waiting_for_room_ = true;
 }
 
 void Client::StartOneSlot(const cluster::CommandSpec& command, cluster::Slot slot, bool barrier,
@@ -524,9 +537,7 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
   }
   const bool spliced = request->is_burst && !request->transaction->burst->local().empty();
   if (spliced) large = false;  // as a whole
-  if (complete && request->watched && request->is_burst) {
-    request->transaction->watch->Release(*worker_, !request->transaction->burst->refused());
-  }
+  if (complete && ABSL_PREDICT_FALSE(request->private_connection)) EndLease(request, backend);
   if (!request->streaming) {
     const char* const begin =
         request->has_partial_reply ? request->partial_reply.slices()[0].data() : piece.data();
@@ -562,6 +573,24 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
   worker_->MarkDirty(this);
   // Only the front one waits for its client: the others' replies are needed to get there.
   if (request == head_ && Backlog(*request) > kOutputPauseBytes) backend->OnSlowReader();
+}
+
+bool Client::Unblock(bool error) {
+  Request* const request = answer_first_;
+  if (request == nullptr || !request->is_blocking || request->block->ended_by_client) return false;
+  if (request->state != Request::State::kSent) return false;
+  Backend* const backend = request->backend;
+  Backend* const shared =
+      worker_->backends()->Shared(backend->node(), resp::Protocol::kResp2, false, request->slot);
+  if (shared == nullptr || !shared->SendUnblock(backend->client_id(), error)) return false;
+  return request->block->ended_by_client = true;
+}
+
+// The reply of a request with a connection of its own: that is free for others.
+void Client::EndLease(Request* request, Backend* backend) {
+  if (request->is_blocking) backend->EndLease();
+  if (!request->watched || !request->is_burst) return;
+  request->transaction->watch->Release(*worker_, !request->transaction->burst->refused());
 }
 
 // The last piece of an error reply. It may ask for something to be done instead of being passed on.
@@ -735,6 +764,8 @@ void Client::UpdateCharge() {
 
 void Client::BeginDrain() {
   if (state_ != State::kOpen) return;
+  // The servers end it, too, when the client does not send any more.
+  if (answer_first_ != nullptr && answer_first_->is_blocking) return BeginClose();
   Become(State::kDraining);
   timer_.Stop();
   if (stop_after_this_) ClearInput();
@@ -805,6 +836,8 @@ void Client::DropRequest(Request* request) {
   request->DropPartialReply();
   // Its connection takes nothing more, and closes with the reply.
   if (request->watched) return request->transaction->watch->Release(*worker_, false);
+  // The node ends its wait.
+  if (request->is_blocking) return backend->Fail(Backend::Failure::kRetired, "");
   // The rest of a large reply that only this client waits for is not worth reading.
   if (backend != nullptr && backend->AloneWithReply())
     backend->Fail(Backend::Failure::kRetired, "");

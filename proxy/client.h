@@ -116,6 +116,9 @@ class Client {
   // No more requests are taken after the one being answered.
   void StopAfterThis() { stop_after_this_ = true; }
   void ResetSession();
+  // CLIENT UNBLOCK: what it waits for ends, with an error or as if its time were up. False: it does
+  // not wait.
+  bool Unblock(bool error);
   // Its keys are not watched any more; UnwatchAndDiscard: nor is anything queued.
   void Unwatch();
   void UnwatchAndDiscard();
@@ -189,6 +192,9 @@ class Client {
   void AnswerNew(absl::string_view reply);
   void AnswerNewError(absl::string_view line);
   void OnProtocolError(absl::string_view error);
+  void StartBlocking(const cluster::CommandSpec& command, cluster::Slot slot, Block block,
+                     const io::Rope& frame);
+  void EndLease(Request* request, Backend* backend);
   void OnErrorReply(Request* request, Backend* backend, absl::string_view last_piece);
   io::Slice KeepBytes(const io::BufferRef& buffer, absl::string_view piece, bool part_of_large);
   void AppendPiece(const io::BufferRef& buffer, absl::string_view piece, bool part_of_large,

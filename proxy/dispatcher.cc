@@ -24,6 +24,8 @@ constexpr size_t kSharedRequestBytesMax = 1 << 20;
 // L10: waiting and trying again.
 constexpr absl::Duration kBackoffMin = absl::Milliseconds(10);
 constexpr absl::Duration kBackoffMax = absl::Milliseconds(160);
+// A blocking command that was sent so long ago is told something new.
+constexpr absl::Duration kBlockedLong = absl::Seconds(1);
 // What waits for a node that is down for long waits so long for news of it.
 constexpr absl::Duration kViewWaitMax = absl::Seconds(1);
 // After a write, a connection's reads stay on the primary for so long.
@@ -219,6 +221,29 @@ void Dispatcher::OnWatchOver(Request* request) {
   request->client->Answer(request, resp3 ? "_\r\n" : "*-1\r\n");
 }
 
+// An error to what may have waited. True: dealt with.
+bool Dispatcher::OnUnblocked(Request* request, absl::string_view line) {
+  Block* const block = request->block.get();
+  // What has waited for long is told something new.
+  if (worker_->now() - block->sent_at > kBlockedLong) {
+    request->redirections = 0;
+    request->hold.reset();
+  }
+  if (block->ended_by_client) return false;
+  if (absl::StartsWith(line, "UNBLOCKED ")) {
+    // The node is no primary any more, the key has gone with its slot, or somebody has asked for it
+    // because the slot is leaving: nothing was taken.
+    block->unblocked = std::string(line);
+    WaitAndRetry(request, line);
+    worker_->HintRefresh("");
+    return true;
+  }
+  // So the key has gone for good.
+  if (!absl::StartsWith(line, "NOGROUP ") || block->unblocked.empty()) return false;
+  request->client->AnswerError(request, block->unblocked);
+  return true;
+}
+
 // The connection of the client's watch; one is taken for its first WATCH.
 Dispatcher::Route Dispatcher::FindWatchRoute(Request* request) {
   Watch* const watch = request->transaction->watch.get();
@@ -237,8 +262,7 @@ Dispatcher::Route Dispatcher::FindWatchRoute(Request* request) {
     return route;
   }
   if (worker_->backends()->LeasesFull()) {
-    hold->error = std::string(kTooManyPrivate);
-    hold->deadline = worker_->now();
+    EndHold(request, kTooManyPrivate);
     return route;
   }
   bool read_only = false;
@@ -281,6 +305,10 @@ Dispatcher::Route Dispatcher::FindRoute(Request* request) {
   route.node = ChooseNode(request, &read_only, &by_slot);
   if (route.node == nullptr) return route;
   if (request->private_connection) {
+    if (request->is_blocking && worker_->backends()->LeasesFull()) {
+      EndHold(request, kTooManyPrivate);
+      return route;
+    }
     route.backend = worker_->backends()->Private(route.node, request->protocol);
   } else {
     route.backend =
@@ -322,7 +350,13 @@ void Dispatcher::Send(Request* request, const Route& route) {
     client->plain_epoch = worker_->route_epoch();
   }
   request->asking = request->hold != nullptr && request->hold->ask;
-  if (ABSL_PREDICT_FALSE(request->watched)) {
+  if (ABSL_PREDICT_FALSE(request->private_connection)) PreparePrivate(request, route.backend);
+  if (!request->command->is_read_only()) client->NoteWrite(worker_->now());
+  route.backend->Enqueue(request);
+}
+
+void Dispatcher::PreparePrivate(Request* request, Backend* backend) {
+  if (request->watched) {
     Watch* const watch = request->transaction->watch.get();
     if (request->is_burst) {
       request->asking = watch->asking;
@@ -330,8 +364,15 @@ void Dispatcher::Send(Request* request, const Route& route) {
       watch->asking |= request->asking;
     }
   }
-  if (!request->command->is_read_only()) client->NoteWrite(worker_->now());
-  route.backend->Enqueue(request);
+  if (request->is_blocking) {
+    Block* const block = request->block.get();
+    if (block->was_sent()) {
+      request->bytes = WithTimeLeft(*block, request->bytes, worker_->now());
+    }
+    block->sent_at = worker_->now();
+    block->moved_at = absl::InfiniteFuture();
+    backend->Lease();
+  }
 }
 
 // --- waiting
@@ -349,6 +390,13 @@ void Dispatcher::LeaveWaiting(Request* request) {
   request->state = Request::State::kNew;
   --request->client->waiting;
   worker_->stats()->held_requests.Sub(1);
+}
+
+// Its time is up: it is answered with the line.
+void Dispatcher::EndHold(Request* request, absl::string_view line) {
+  Hold* const hold = EnsureHold(request);
+  hold->error = std::string(line);
+  hold->deadline = worker_->now();
 }
 
 Hold* Dispatcher::EnsureHold(Request* request) {
@@ -616,6 +664,7 @@ bool Dispatcher::OnErrorReply(Request* request, Backend* backend, absl::string_v
     const std::string& first = request->transaction->burst->queue_error();
     if (!first.empty()) line = first;
   }
+  if (request->is_blocking && OnUnblocked(request, line)) return true;
   const cluster::ErrorReply error = cluster::ParseErrorReply(line);
   if (request->watched && OnWatchRefused(request, error.kind)) return true;
   const bool script = request->command->is_script();
@@ -736,6 +785,8 @@ bool Dispatcher::OnRedirection(Request* request, Backend* backend,
   }
   Wait(request);
   worker_->WakeClient(request->client);
+  // What waits there for the same slot would sleep on, and the elements go to the target.
+  if (ask) worker_->backends()->UnblockSlot(backend->node(), request->slot);
   return true;
 }
 

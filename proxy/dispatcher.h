@@ -73,6 +73,8 @@ class Dispatcher {
   Route FindWatchRoute(Request* request);
   bool IsWatchOver(const Request& request) const;
   void OnWatchOver(Request* request);
+  void PreparePrivate(Request* request, Backend* backend);
+  bool OnUnblocked(Request* request, absl::string_view line);
   bool OnWatchRefused(Request* request, cluster::ErrorKind kind);
   bool GateOpen(Request* request, const Route& route);
   bool EarlierInTheWay(const Request& request, const Backend* backend);
@@ -81,6 +83,7 @@ class Dispatcher {
   void Wait(Request* request);
   void LeaveWaiting(Request* request);
   Hold* EnsureHold(Request* request);
+  void EndHold(Request* request, absl::string_view line);
   bool TakePlace(Request* request, const Route& route, uint64_t bytes);
   void TakePlaceOrExpire(Request* request, const Route& route);
   void HoldForNode(Request* request, const Route& route);

@@ -316,7 +316,7 @@ std::vector<OptionSection> MakeSections() {
            Number("backend-idle-connections", &Config::backend_idle_connections, 0, 10000,
                   "private connections that each worker keeps for later use"),
            Number("private-connections", &Config::private_connections_max, 1, 1000000,
-                  "connections per worker for clients that watch keys"),
+                  "connections per worker for one client each: WATCH, commands that wait"),
            ReadPreferOption(),
            Switch("retry-reads", &Config::retry_reads,
                   "send a read once more when its connection broke"),

@@ -23,6 +23,7 @@
 #include "cluster/slot.h"
 #include "cluster/split.h"
 #include "io/slice.h"
+#include "proxy/blocking.h"
 #include "proxy/procedure.h"
 #include "proxy/transaction.h"
 #include "resp/encoder.h"
@@ -138,6 +139,7 @@ struct RequestCore {
   bool barrier = false;   // has no slot of its own: waits for all earlier ones of its client
   bool is_burst = false;  // MULTI … EXEC: see Request::transaction
   bool watched = false;   // goes on the connection of its client's watch: see Request::transaction
+  bool is_blocking = false;                          // may wait at its node: see Request::block
   resp::Protocol protocol = resp::Protocol::kResp2;  // of its client when it was made
   cluster::Slot slot = 0;
   uint32_t fragment = 0;  // its number in `parent`
@@ -163,11 +165,13 @@ struct alignas(64) Request : RequestCore {
   io::Rope partial_reply;  // if has_partial_reply: what of an incomplete reply has not left
   absl::Time arrived;      // if sampled
   std::unique_ptr<TransactionPart> transaction;  // if is_burst or watched
+  std::unique_ptr<Block> block;                  // if is_blocking
 
   // As new.
   void Reset() {
     DropPartialReply();
     if (is_burst || watched) transaction.reset();
+    if (is_blocking) block.reset();
     this->RequestCore::~RequestCore();
     new (static_cast<RequestCore*>(this)) RequestCore;
   }

@@ -103,6 +103,12 @@ class Worker {
   // Null: there is none (any more).
   Backend* FindBackend(uint32_t index, uint32_t generation) const;
   void FreeBackend(Backend* backend);
+  template <typename Fn>
+  void ForEachBackend(Fn fn) {
+    for (size_t i = 0; i < backends_.size(); ++i) {
+      if (backends_[i] != nullptr) fn(backends_[i].get());
+    }
+  }
   void FreeClient(Client* client);
 
   // The route epoch: raised whenever a slot may lead to another connection than before.

@@ -178,6 +178,14 @@ struct Exception {
 
 const std::map<std::string, Exception>& Exceptions() {
   static const auto* exceptions = new std::map<std::string, Exception>{
+      {"BLMPOP", {kFlagBlocking, "waits on a connection of its own"}},
+      {"BZMPOP", {kFlagBlocking, "waits on a connection of its own"}},
+      {"BLMOVE", {kFlagBlocking | kFlagNoScript, "waits on a connection of its own"}},
+      {"BLPOP", {kFlagBlocking | kFlagNoScript, "waits on a connection of its own"}},
+      {"BRPOP", {kFlagBlocking | kFlagNoScript, "waits on a connection of its own"}},
+      {"BRPOPLPUSH", {kFlagBlocking | kFlagNoScript, "waits on a connection of its own"}},
+      {"BZPOPMAX", {kFlagBlocking | kFlagNoScript, "waits on a connection of its own"}},
+      {"BZPOPMIN", {kFlagBlocking | kFlagNoScript, "waits on a connection of its own"}},
       {"EVAL", {kFlagNoScript, "noscript: no script calls a script"}},
       {"EVAL_RO", {kFlagNoScript, "noscript: no script calls a script"}},
       {"EVALSHA", {kFlagNoScript, "noscript: no script calls a script"}},
@@ -185,8 +193,8 @@ const std::map<std::string, Exception>& Exceptions() {
       {"FCALL", {kFlagNoScript, "noscript: no script calls a function"}},
       {"FCALL_RO", {kFlagNoScript, "noscript: no script calls a function"}},
       {"SPUBLISH", {kFlagPubSub, "sends, does not subscribe"}},
-      {"XREAD", {kFlagBlocking, "waits only with BLOCK, which Blocks() tells"}},
-      {"XREADGROUP", {kFlagBlocking, "waits only with BLOCK, which Blocks() tells"}},
+      {"XREAD", {kFlagBlocking, "waits only with BLOCK: FindBlockingTimeout()"}},
+      {"XREADGROUP", {kFlagBlocking, "waits only with BLOCK: FindBlockingTimeout()"}},
   };
   return *exceptions;
 }

@@ -168,7 +168,7 @@ TEST(KeySearchTest, NoCommandFindsAKeyOutsideItsArguments) {
         ASSERT_LT(key, args.size()) << command.container << " " << command.name;
         ASSERT_GT(key, 0u);
       }
-      (void)Blocks(command, args);
+      (void)FindBlockingTimeout(command, args);
     }
   }
 }
@@ -199,7 +199,7 @@ TEST(KeySearchTest, BlocksTellsWhatMayWait) {
   for (const Case& c : cases) {
     SCOPED_TRACE(c.request);
     const Args args = absl::StrSplit(c.request, ' ');
-    EXPECT_EQ(Blocks(CommandOf(args), args), c.blocks);
+    EXPECT_EQ(FindBlockingTimeout(CommandOf(args), args).has_value(), c.blocks);
   }
 }
 

@@ -48,7 +48,8 @@ REVIEWED_SERVE = {
             "EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO",
         "of the group 'server', but it reads one key": "MEMORY|USAGE",
         "its channel routes, and it does not subscribe": "SPUBLISH",
-        "blocks with the option BLOCK only: see Blocks()": "XREAD XREADGROUP",
+        "may block, then on a connection of its own: see FindBlockingTimeout()":
+            "BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN XREAD XREADGROUP",
     },
     "kSplit": {
         "each key stands for itself": "DEL EXISTS MGET MSET TOUCH UNLINK",
@@ -77,8 +78,6 @@ REVIEWED_SERVE = {
         "goes from slot to slot": "SCAN",
     },
     "kNotYet": {
-        "needs a private connection while it blocks":
-            "BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN",
         "publish and subscribe":
             "PSUBSCRIBE PUBLISH PUBSUB|CHANNELS PUBSUB|NUMPAT PUBSUB|NUMSUB PUBSUB|SHARDCHANNELS"
             " PUBSUB|SHARDNUMSUB PUNSUBSCRIBE SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE",
