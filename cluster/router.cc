@@ -65,6 +65,12 @@ std::string WrongArityError(const CommandSpec& command) {
   return absl::StrCat("ERR wrong number of arguments for '", FullName(command), "' command");
 }
 
+std::string SubscriberModeError(const CommandSpec& command) {
+  return absl::StrCat("ERR Can't execute '", FullName(command),
+                      "': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed "
+                      "in this context");
+}
+
 std::string NotSupportedError(const CommandSpec& command) {
   return absl::StrCat("ERR proxy: command '", FullName(command), "' is not supported");
 }

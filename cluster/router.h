@@ -32,6 +32,8 @@ std::string UnknownCommandError(absl::Span<const absl::string_view> args);
 std::string UnknownSubcommandError(const CommandSpec& container, absl::string_view subcommand);
 // "ERR wrong number of arguments for 'get' command" ('client|setname' for subcommands)
 std::string WrongArityError(const CommandSpec& command);
+// "ERR Can't execute 'get': only (P|S)SUBSCRIBE / … are allowed in this context"
+std::string SubscriberModeError(const CommandSpec& command);
 // "ERR proxy: command 'x' is not supported"
 std::string NotSupportedError(const CommandSpec& command);
 

@@ -170,6 +170,22 @@ void BackendPool::NoteMovedOwners() {
 }
 
 Backend* BackendPool::Open(NodeBackends* node, const Backend::Options& options) {
+  NoteConnect(node);
+  Backend* backend = worker_->NewBackend();
+  backend->Start(node, options);
+  return backend;
+}
+
+bool BackendPool::BeginConnect(NodeBackends* node, absl::Time* not_before) {
+  if (!MayConnect(*node)) {
+    *not_before = node->available_at;
+    return false;
+  }
+  NoteConnect(node);
+  return true;
+}
+
+void BackendPool::NoteConnect(NodeBackends* node) {
   const bool unused = worker_->now() - node->spaced_until > kUnusedTime;
   node->spaced_until = worker_->now() + kBetweenConnectsMin +
                        kBetweenConnectsMin * static_cast<int64_t>(worker_->Random(51)) / 100;
@@ -180,9 +196,6 @@ Backend* BackendPool::Open(NodeBackends* node, const Backend::Options& options) 
     node->refresh_ask = worker_->AskRefresh("");
     node->refresh_asked_at = worker_->now();
   }
-  Backend* backend = worker_->NewBackend();
-  backend->Start(node, options);
-  return backend;
 }
 
 void BackendPool::Forget(Backend* backend) {

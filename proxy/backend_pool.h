@@ -81,6 +81,9 @@ class BackendPool {
   Backend* Shared(NodeBackends* node, resp::Protocol protocol, bool read_only, cluster::Slot slot);
   // A private connection that owes nothing; null as above.
   Backend* Private(NodeBackends* node, resp::Protocol protocol);
+  // For a connection of another kind, which its owner opens: true if it may do so now, which then
+  // counts as a connect. Else *not_before says when to try again. The node has an endpoint.
+  bool BeginConnect(NodeBackends* node, absl::Time* not_before);
   // A private connection whose request is answered: kept for the next or closed.
   void GiveBack(Backend* backend);
 
@@ -113,6 +116,7 @@ class BackendPool {
  private:
   bool MayConnect(const NodeBackends& node) const;
   Backend* Open(NodeBackends* node, const Backend::Options& options);
+  void NoteConnect(NodeBackends* node);
   // Those for which `which` is true.
   void Retire(NodeBackends* node, bool (*which)(const Backend&));
   void ConnectToFence();

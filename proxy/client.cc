@@ -10,7 +10,9 @@
 #include "cluster/router.h"
 #include "proxy/args.h"
 #include "proxy/local_commands.h"
+#include "proxy/publish.h"
 #include "proxy/split_request.h"
+#include "proxy/subscriber.h"
 #include "proxy/worker.h"
 
 namespace proxy {
@@ -27,6 +29,9 @@ constexpr size_t kOutputResumeBytes = kOutputPauseBytes / 2;
 // Above this for kSlowReaderTime: closed.
 constexpr size_t kSlowReaderBytes = 32 << 20;
 constexpr absl::Duration kSlowReaderTime = absl::Seconds(60);
+// Of clients with subscriptions, as the servers have it for them (client-output-buffer-limit).
+constexpr size_t kSubscriberOutputBytesMax = 32 << 20;
+constexpr size_t kSlowSubscriberBytes = 8 << 20;
 // Input that is not scanned yet: reading pauses (L5).
 constexpr size_t kInputPauseBytes = 256 << 10;
 constexpr size_t kUnauthenticatedInputMax = 64 << 10;
@@ -304,6 +309,7 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
   }
   if (!authenticated_ && (command->flags & cluster::kFlagNoAuth) == 0)
     return RejectNew(command, kNoAuth);
+  if (ABSL_PREDICT_FALSE(subscriber_ != nullptr) && TakeAsSubscriber(*command, pieces)) return;
   if (ABSL_PREDICT_FALSE(IsQueueing()) && !ActsInTransaction(*command)) {
     return QueueCommand(*command, pieces, frame);
   }
@@ -325,6 +331,8 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
     case cluster::Serve::kOneSlot:
     case cluster::Serve::kSplit:
     case cluster::Serve::kWholeCluster:
+    case cluster::Serve::kPublish:
+    case cluster::Serve::kPubSub:
       break;
   }
   if (worker_->MemoryExhausted()) return AnswerNewError(kOutOfMemory);
@@ -332,6 +340,8 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
   if (command->serve == cluster::Serve::kWholeCluster) {
     return TakeWholeCluster(*command, pieces, frame);
   }
+  if (command->serve == cluster::Serve::kPublish) return TakePublish(*command, second, frame);
+  if (command->serve == cluster::Serve::kPubSub) return TakeSubscription(*command, pieces, frame);
   TakeOneSlot(*command, second, pieces, frame);
 }
 
@@ -472,6 +482,93 @@ void Client::MoveProcedureOn() {
     worker_->dispatcher()->StartAsk(request, ask);
   }
   worker_->MarkDirty(this);
+}
+
+// --- publish and subscribe
+
+void Client::TakePublish(const cluster::CommandSpec& command, absl::string_view channel,
+                         const io::Rope& frame) {
+  Request* request = NewRequest(command);
+  request->charged = frame.size();
+  request_bytes_ += request->charged;
+  if (!StartPublish(worker_, request, channel, frame)) waiting_for_room_ = true;
+}
+
+void Client::TakeSubscription(const cluster::CommandSpec& command, const resp::Pieces& pieces,
+                              const io::Rope& frame) {
+  const ArgList args(pieces);
+  Request* request = NewRequest(command);
+  request->charged = frame.size();
+  request_bytes_ += request->charged;
+  if (subscriber_ == nullptr) subscriber_ = std::make_unique<Subscriber>(this);
+  answer_first_ = request;
+  subscriber_->Take(request, args.views());
+  ServeSubscriber();
+}
+
+// What a client with subscriptions may not do in RESP2, or gets another reply to. False: the
+// command is served as ever.
+bool Client::TakeAsSubscriber(const cluster::CommandSpec& command, const resp::Pieces& pieces) {
+  if (protocol_ != resp::Protocol::kResp2 || subscriber_->subscriptions() == 0) return false;
+  if (command.serve == cluster::Serve::kPubSub || command.name == "QUIT" ||
+      command.name == "RESET") {
+    return !command.container.empty();
+  }
+  if (command.name != "PING" || !command.container.empty()) {
+    AnswerNewError(cluster::SubscriberModeError(command));
+    return true;
+  }
+  const ArgList args(pieces);
+  if (args.views().size() > 2) {
+    AnswerNewError(cluster::WrongArityError(command));
+    return true;
+  }
+  std::string reply;
+  resp::Encoder out(protocol_, &reply);
+  out.Array(2);
+  out.Bulk("pong");
+  out.Bulk(args.views().size() == 2 ? args.views()[1] : absl::string_view());
+  AnswerNew(reply);
+  return true;
+}
+
+// The first request is another one, or its reply is not leaving any more.
+void Client::ServeSubscriber() {
+  if (!subscriber_->held.empty() && (head_ == nullptr || !head_->streaming)) {
+    reply_bytes_ -= subscriber_->held.size();
+    connection_.Send(std::exchange(subscriber_->held, io::Rope()));
+    worker_->MarkDirty(this);
+  }
+  subscriber_->RunIfFirst(head_);
+}
+
+void Client::OnPublished(const io::Rope& message) {
+  if (state_ != State::kOpen) return;
+  if (head_ != nullptr && head_->streaming) {
+    subscriber_->held.Append(message);
+    reply_bytes_ += message.size();
+  } else {
+    connection_.Send(message);
+  }
+  worker_->MarkDirty(this);
+}
+
+void Client::OnTopicReady(uint64_t command) {
+  if (subscriber_ != nullptr) subscriber_->OnTopicReady(command);
+}
+
+void Client::OnTopicRefused(uint64_t command, absl::string_view line) {
+  if (subscriber_ != nullptr) subscriber_->OnTopicRefused(command, line);
+}
+
+void Client::OnTopicPlace(const Topic& topic, size_t place) {
+  subscriber_->OnTopicPlace(topic, place);
+}
+
+void Client::LeaveTopics() {
+  if (subscriber_ == nullptr) return;
+  reply_bytes_ -= subscriber_->held.size();
+  subscriber_.reset();
 }
 
 Request* Client::NewRequest(const cluster::CommandSpec& command) {
@@ -682,6 +779,7 @@ void Client::SendReadyPrefix() {
     if (head_ == nullptr) tail_ = nullptr;
     worker_->requests()->Give(request);
   }
+  if (subscriber_ != nullptr) ServeSubscriber();
   ResumeFront();
 }
 
@@ -716,6 +814,7 @@ void Client::Flush() {
   if (HasInput() && !runnable && MayTake()) worker_->MarkRunnable(this);
   ControlReading();
   if (head_ == nullptr && connection_.send_idle() && partial_.empty()) arena_.Release();
+  if (subscriber_ != nullptr && subscriber_->idle()) LeaveTopics();
   UpdateCharge();
   EndIfDone();
 }
@@ -743,21 +842,34 @@ void Client::ControlReading() {
 
 void Client::UpdateCharge() {
   const size_t output = connection_.unsent_bytes() + reply_bytes_;
-  const size_t held = input_bytes_ + partial_.size() + request_bytes_ + output;
+  size_t held = input_bytes_ + partial_.size() + request_bytes_ + output;
+  size_t most = worker_->config().client_output_bytes_max;
+  size_t slow = kSlowReaderBytes;
+  if (subscriber_ != nullptr) {
+    held += subscriber_->charge();
+    if (subscriber_->subscriptions() > 0) {
+      most = std::min(most, kSubscriberOutputBytesMax);
+      slow = kSlowSubscriberBytes;
+    }
+  }
   if (held != charged_) {
     worker_->Charge(static_cast<int64_t>(held) - static_cast<int64_t>(charged_));
     charged_ = held;
   }
-  if (output > worker_->config().client_output_bytes_max) {
-    worker_->stats()->slow_client_closed.Add(1);
-    return BeginClose();
-  }
-  if (output <= kSlowReaderBytes) {
+  if (output > most) return CloseSlow();
+  if (output <= slow) {
     slow_since_ = absl::InfiniteFuture();
   } else if (slow_since_ == absl::InfiniteFuture()) {
     slow_since_ = worker_->now();
     if (!timer_.armed()) timer_.Set(slow_since_ + kSlowReaderTime);
   }
+}
+
+void Client::CloseSlow() {
+  WorkerStats* const stats = worker_->stats();
+  const bool subscribed = subscriber_ != nullptr && subscriber_->subscriptions() > 0;
+  (subscribed ? stats->slow_subscriber_closed : stats->slow_client_closed).Add(1);
+  BeginClose();
 }
 
 // --- the end
@@ -792,6 +904,7 @@ void Client::BeginClose() {
   if (state_ == State::kClosing || state_ == State::kFree) return;
   Become(State::kClosing);
   timer_.Stop();
+  LeaveTopics();
   DropRequests();
   UnwatchAndDiscard();
   ClearInput();
@@ -862,8 +975,7 @@ void Client::OnTimer() {
   if (worker_->now() < slow_since_ + kSlowReaderTime) {
     return timer_.Set(slow_since_ + kSlowReaderTime);
   }
-  worker_->stats()->slow_client_closed.Add(1);
-  BeginClose();
+  CloseSlow();
 }
 
 // --- identity
@@ -903,6 +1015,7 @@ void Client::NoteAuthFailure() {
 
 void Client::ResetSession() {
   UnwatchAndDiscard();
+  LeaveTopics();
   identity_.reset();
   set_protocol(resp::Protocol::kResp2);
   if (!worker_->config().password.empty()) set_authenticated(false);

@@ -27,6 +27,8 @@
 
 namespace proxy {
 
+class Subscriber;
+struct Topic;
 class Worker;
 
 class Client {
@@ -70,6 +72,15 @@ class Client {
   void Answer(Request* request, absl::string_view reply);
   void AnswerRope(Request* request, io::Rope reply);
   void AnswerError(Request* request, absl::string_view line);
+  // --- subscriptions (proxy/subscriptions.h)
+  // A message in the client's protocol. It goes between two replies.
+  void OnPublished(const io::Rope& message);
+  void OnTopicReady(uint64_t command);
+  void OnTopicRefused(uint64_t command, absl::string_view line);
+  void OnTopicPlace(const Topic& topic, size_t place);
+  // Null: it has none.
+  const Subscriber* subscriber() const { return subscriber_.get(); }
+
   // What has come of its reply is not for the client.
   void DropReply(Request* request);
 
@@ -188,6 +199,13 @@ class Client {
 
   void TakeWholeCluster(const cluster::CommandSpec& command, const resp::Pieces& pieces,
                         const io::Rope& frame);
+  void TakePublish(const cluster::CommandSpec& command, absl::string_view channel,
+                   const io::Rope& frame);
+  void TakeSubscription(const cluster::CommandSpec& command, const resp::Pieces& pieces,
+                        const io::Rope& frame);
+  bool TakeAsSubscriber(const cluster::CommandSpec& command, const resp::Pieces& pieces);
+  void ServeSubscriber();
+  void LeaveTopics();
   Request* NewRequest(const cluster::CommandSpec& command);
   void AnswerNew(absl::string_view reply);
   void AnswerNewError(absl::string_view line);
@@ -209,6 +227,7 @@ class Client {
   void DropRequest(Request* request);
   void ControlReading();
   void UpdateCharge();
+  void CloseSlow();
   void StartTimer();
   void OnTimer();
   static void TimerFired(void* self) { static_cast<Client*>(self)->OnTimer(); }
@@ -250,6 +269,7 @@ class Client {
   absl::Time slow_since_ = absl::InfiniteFuture();
   std::unique_ptr<Identity> identity_;
   std::unique_ptr<Transaction> transaction_;  // null: it never had one
+  std::unique_ptr<Subscriber> subscriber_;    // null: has no subscriptions and asks for none
   resp::Protocol protocol_ = resp::Protocol::kResp2;
   bool authenticated_ = true;
   uint8_t auth_failures_ = 0;

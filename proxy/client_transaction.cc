@@ -171,6 +171,8 @@ void Client::QueueCommand(const cluster::CommandSpec& command, const resp::Piece
     case cluster::Serve::kKeyless:
       transaction_->QueueForNode(absl::nullopt, KeepFrame(frame));
       break;
+    // PUBLISH has no keys: what any node publishes reaches all.
+    case cluster::Serve::kPublish:
     case cluster::Serve::kOneSlot:
     case cluster::Serve::kSplit: {
       const ArgList args(pieces);

@@ -35,6 +35,7 @@
 #include "proxy/messages.h"
 #include "proxy/resolver.h"
 #include "proxy/stats.h"
+#include "proxy/subscription_table.h"
 #include "proxy/system_limits.h"
 #include "proxy/worker.h"
 
@@ -130,6 +131,7 @@ class WorkerThreads {
     ControlMail* control_mail;
     std::vector<WorkerMail*> worker_mail;
     StatsRegistry* stats;
+    SubscriptionTable* subscription_table;
     LogSink* log;
   };
 
@@ -200,7 +202,8 @@ class WorkerThreads {
                    .stats = shared.stats->worker(index),
                    .log = shared.log,
                    .random_seed = RandomSeed(),
-                   .all_stats = shared.stats});
+                   .all_stats = shared.stats,
+                   .subscription_table = shared.subscription_table});
     worker.Run();
   }
 
@@ -237,6 +240,7 @@ int Serve(std::shared_ptr<const Config> config, LogSink* sink, Log* log) {
   config = *fitting;
 
   StatsRegistry stats(config->workers);
+  SubscriptionTable subscription_table;
   ControlMail control_mail;
   std::vector<std::unique_ptr<WorkerMail>> worker_mail;
   std::vector<WorkerMail*> worker_mail_views;
@@ -257,6 +261,7 @@ int Serve(std::shared_ptr<const Config> config, LogSink* sink, Log* log) {
                                        .control_mail = &control_mail,
                                        .worker_mail = worker_mail_views,
                                        .stats = &stats,
+                                       .subscription_table = &subscription_table,
                                        .log = sink},
                                       &warnings);
   if (!status.ok()) return CannotStart(status.message());

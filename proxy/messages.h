@@ -118,6 +118,14 @@ constexpr io::RingId kControlRing = 0;
 constexpr io::RingId WorkerRing(uint32_t worker) { return static_cast<io::RingId>(worker + 1); }
 
 // Who owns an operation within a ring (OpToken::party).
-enum class Party : uint8_t { kNobody, kListener, kClient, kBackend, kRefresh, kHandover };
+enum class Party : uint8_t {
+  kNobody,
+  kListener,
+  kClient,
+  kBackend,
+  kRefresh,
+  kHandover,
+  kSubscriber
+};
 
 }  // namespace proxy

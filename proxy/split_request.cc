@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "cluster/split.h"
 #include "proxy/client.h"
+#include "proxy/publish.h"
 #include "proxy/worker.h"
 #include "resp/encoder.h"
 #include "resp/views.h"
@@ -93,19 +94,6 @@ class FragmentBuilder {
   size_t header_args_ = 0;
 };
 
-Request* NewFragment(Worker* worker, Request* parent, cluster::Slot slot) {
-  Request* fragment = worker->requests()->Take();
-  fragment->client = parent->client;
-  fragment->command = parent->command;
-  fragment->parent = parent;
-  fragment->protocol = parent->protocol;
-  fragment->slot = slot;
-  fragment->fragment = static_cast<uint32_t>(parent->fragments->requests.size());
-  parent->fragments->requests.push_back(fragment);
-  worker->stats()->fragments.Add(1);
-  return fragment;
-}
-
 bool IsArray(const io::Rope& reply) { return !reply.empty() && reply.slices()[0].data()[0] == '*'; }
 
 void AppendArrayHeader(Client* client, size_t count, io::Rope* out) {
@@ -168,6 +156,19 @@ io::Rope MergeInKeyOrder(Client* client, const Request& parent) {
 }
 
 }  // namespace
+
+Request* NewFragment(Worker* worker, Request* parent, cluster::Slot slot) {
+  Request* fragment = worker->requests()->Take();
+  fragment->client = parent->client;
+  fragment->command = parent->command;
+  fragment->parent = parent;
+  fragment->protocol = parent->protocol;
+  fragment->slot = slot;
+  fragment->fragment = static_cast<uint32_t>(parent->fragments->requests.size());
+  parent->fragments->requests.push_back(fragment);
+  worker->stats()->fragments.Add(1);
+  return fragment;
+}
 
 bool StartFragments(Worker* worker, Request* parent, const ArgList& args, const io::Rope& frame) {
   Fragments* fragments = parent->fragments.get();
@@ -233,6 +234,9 @@ bool SplitIntoOneKeyFragments(Worker* worker, Request* request) {
 }
 
 io::Rope MergeReplies(Worker* worker, Client* client, Request* parent) {
+  if (parent->command->serve == cluster::Serve::kPublish) {
+    return PublishReply(worker, client, *parent);
+  }
   const Fragments& fragments = *parent->fragments;
   if (parent->command->merge == cluster::Merge::kInKeyOrder) {
     io::Rope merged;

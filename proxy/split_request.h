@@ -13,6 +13,9 @@ namespace proxy {
 class Client;
 class Worker;
 
+// A new fragment of the request, which has its Fragments.
+Request* NewFragment(Worker* worker, Request* parent, cluster::Slot slot);
+
 // Makes the fragments of parent->fragments->plan and starts them. `args` and `frame` are the
 // parent's. False: one of them found its backend full.
 bool StartFragments(Worker* worker, Request* parent, const ArgList& args, const io::Rope& frame);

@@ -63,6 +63,18 @@ class Counter {
   X(payload_bytes_forwarded, "payload_bytes_forwarded", kCounter, "Bytes forwarded")              \
   X(payload_bytes_copied, "payload_bytes_copied", kCounter, "Of these, bytes copied on the way")  \
   X(charged_bytes, "charged_bytes", kGauge, "Bytes held for clients")                             \
+  X(subscriptions, "subscriptions", kGauge, "Subscriptions of clients")                           \
+  X(subscribed_topics, "subscribed_topics", kGauge,                                               \
+    "Channels and patterns that workers are subscribed to")                                       \
+  X(subscriber_links, "subscriber_connections", kGauge, "Connections to nodes for subscriptions") \
+  X(subscriptions_lost, "subscriptions_lost_total", kCounter,                                     \
+    "Subscriptions at nodes that broke and were made anew")                                       \
+  X(messages_received, "published_messages_received_total", kCounter,                             \
+    "Published messages of nodes that some client gets")                                          \
+  X(messages_delivered, "published_messages_delivered_total", kCounter,                           \
+    "Published messages given to clients")                                                        \
+  X(slow_subscriber_closed, "slow_subscriber_closed_total", kCounter,                             \
+    "Subscribers closed for unread messages")                                                     \
   X(turns, "turns_total", kCounter, "Turns of the loop")                                          \
   X(completions, "completions_total", kCounter, "Completions handled")                            \
   X(sends, "sends_total", kCounter, "Send operations")                                            \

@@ -78,6 +78,10 @@ Worker::Worker(Environment environment)
       client_blocks_(kClientBlockBytes, kIdleBlocksMax),
       dispatcher_(this),
       backend_pool_(this),
+      own_table_(environment.subscription_table == nullptr ? std::make_unique<SubscriptionTable>()
+                                                           : nullptr),
+      subscriptions_(this,
+                     own_table_ != nullptr ? own_table_.get() : environment.subscription_table),
       wake_timer_(&timers_, &Worker::WakeTimerFired, this),
       batch_(kBatch) {
   instance_name_ =
@@ -94,7 +98,7 @@ void Worker::Run() {
 bool Worker::Turn(absl::Duration limit) {
   if (finished_) return false;
   const bool work_left = !run_list_.empty() || !wake_list_.empty() || !dirty_clients_.empty() ||
-                         !dirty_backends_.empty();
+                         !dirty_backends_.empty() || subscriptions_.work_left();
   if (work_left) {
     limit = absl::ZeroDuration();
   } else {
@@ -158,6 +162,8 @@ void Worker::Handle(io::Completion* completion) {
           return backend->OnControl(*completion);
       }
     }
+    case Party::kSubscriber:
+      return subscriptions_.OnCompletion(completion);
     case Party::kHandover:
       finished_ = true;  // the report of the drain is delivered, or nobody is there to take it
       return;
@@ -307,6 +313,10 @@ void Worker::WakeClient(uint32_t index, uint32_t generation) {
   if (client != nullptr) WakeClient(client);
 }
 
+Client* Worker::FindClient(uint32_t index, uint32_t generation) {
+  return Find(clients_, index, generation);
+}
+
 void Worker::NoteWaiting(Client* client) {
   if (client->on_waiting_list) return;
   client->on_waiting_list = true;
@@ -354,6 +364,7 @@ void Worker::WakeTimerFired(void* self) {
 
 // Flushing may mark others; what is marked too late for this pass has its turn in the next.
 void Worker::FlushAll() {
+  subscriptions_.Flush();
   for (size_t i = 0; i < dirty_backends_.size(); ++i) dirty_backends_[i]->Flush();
   dirty_backends_.clear();
   for (size_t i = 0; i < dirty_clients_.size(); ++i) dirty_clients_[i]->Flush();
@@ -371,6 +382,7 @@ void Worker::AdoptCluster() {
   if (!any) return;
   ++topology_number_;
   backend_pool_.Adopt(*cluster_);
+  subscriptions_.OnTopology();
   stats_->topology_swaps.Add(1);
   WakeAllWaiting();
 }
@@ -495,15 +507,17 @@ void Worker::ForceClose() {
   for (size_t i = 0; i < backends_.size(); ++i) {
     if (backends_[i] != nullptr) backends_[i]->Fail(Backend::Failure::kRetired, "");
   }
+  subscriptions_.Close();
 }
 
 void Worker::CheckDrained() {
   if (!draining_ || reported_ || clients_open_ > 0) return;
   backend_pool_.Close();
+  subscriptions_.Close();
   for (size_t i = 0; i < backends_.size(); ++i) {
     if (backends_[i] != nullptr && backends_[i]->usable()) backends_[i]->Retire();
   }
-  if (backends_alive_ > 0) return;
+  if (backends_alive_ > 0 || !subscriptions_.closed()) return;
   reported_ = true;
   wake_timer_.Stop();
   io::Message message;

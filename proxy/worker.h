@@ -29,6 +29,8 @@
 #include "proxy/messages.h"
 #include "proxy/request.h"
 #include "proxy/stats.h"
+#include "proxy/subscription_table.h"
+#include "proxy/subscriptions.h"
 
 namespace proxy {
 
@@ -46,6 +48,8 @@ class Worker {
     uint64_t random_seed = 1;
     // Sums over all workers, for the proxy's own INFO.
     const StatsRegistry* all_stats = nullptr;
+    // Of all workers; null: this is the only one.
+    SubscriptionTable* subscription_table = nullptr;
   };
 
   explicit Worker(Environment environment);
@@ -72,6 +76,7 @@ class Worker {
   std::string* text_scratch(size_t i) { return &text_scratch_[i]; }
   Dispatcher* dispatcher() { return &dispatcher_; }
   BackendPool* backends() { return &backend_pool_; }
+  Subscriptions* subscriptions() { return &subscriptions_; }
   const Config& config() const { return *config_; }
   const ClusterState* cluster() const { return cluster_.get(); }  // null until a topology is there
   // Counts the topologies taken over.
@@ -110,6 +115,8 @@ class Worker {
     }
   }
   void FreeClient(Client* client);
+  // Null: it is gone.
+  Client* FindClient(uint32_t index, uint32_t generation);
 
   // The route epoch: raised whenever a slot may lead to another connection than before.
   uint64_t route_epoch() const { return route_epoch_; }
@@ -181,6 +188,8 @@ class Worker {
   std::array<std::string, 2> text_scratch_;
   Dispatcher dispatcher_;
   BackendPool backend_pool_;
+  const std::unique_ptr<SubscriptionTable> own_table_;  // null: it was given one
+  Subscriptions subscriptions_;
   std::shared_ptr<const ClusterState> cluster_;
   uint64_t topology_number_ = 0;
 

@@ -192,6 +192,7 @@ const std::map<std::string, Exception>& Exceptions() {
       {"EVALSHA_RO", {kFlagNoScript, "noscript: no script calls a script"}},
       {"FCALL", {kFlagNoScript, "noscript: no script calls a function"}},
       {"FCALL_RO", {kFlagNoScript, "noscript: no script calls a function"}},
+      {"PUBLISH", {kFlagPubSub, "sends, does not subscribe"}},
       {"SPUBLISH", {kFlagPubSub, "sends, does not subscribe"}},
       {"XREAD", {kFlagBlocking, "waits only with BLOCK: FindBlockingTimeout()"}},
       {"XREADGROUP", {kFlagBlocking, "waits only with BLOCK: FindBlockingTimeout()"}},
@@ -201,7 +202,7 @@ const std::map<std::string, Exception>& Exceptions() {
 
 bool GoesOnASharedConnection(const CommandSpec& command) {
   return command.serve == Serve::kOneSlot || command.serve == Serve::kSplit ||
-         command.serve == Serve::kKeyless;
+         command.serve == Serve::kKeyless || command.serve == Serve::kPublish;
 }
 
 TEST(CommandTableTest, NothingThatChangesAConnectionWaitsOrGovernsIsShared) {

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <set>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
@@ -12,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
+#include "proxy/glob.h"
 #include "resp/encoder.h"
 
 namespace sim {
@@ -142,6 +144,7 @@ struct FakeNode::Connection final : Stream::Observer {
   bool abort = false;     // a command could not be queued
   std::vector<std::vector<std::string>> queued;
   std::vector<std::pair<uint32_t, ValuePtr>> watched;  // keys, and what was there
+  std::set<std::string> topics;  // that it is subscribed to, as in FakeNode::Subscribers
   ByteQueue input;
   ByteQueue output;
 
@@ -156,7 +159,8 @@ FakeNode::FakeNode(FakeCluster* cluster, int number, const io::Endpoint& address
                           0x85ebca6bu, 0xc2b2ae35u, 0x27d4eb2fu, static_cast<uint32_t>(number))),
       address_(address),
       turn_(net_->alarms(), &FakeNode::TurnFired, this),
-      gossip_(net_->alarms(), &FakeNode::GossipFired, this) {}
+      gossip_(net_->alarms(), &FakeNode::GossipFired, this),
+      bus_(net_->alarms(), &FakeNode::BusFired, this) {}
 
 FakeNode::~FakeNode() { Kill(); }
 
@@ -177,6 +181,8 @@ void FakeNode::Kill() {
   Purge();
   turn_.Stop();
   gossip_.Stop();
+  bus_.Stop();
+  published_.clear();
   hung_ = false;
   resumed_at_ = 0;
 }
@@ -196,6 +202,7 @@ void FakeNode::SetHung(bool hung) {
     return;
   }
   back_at_ = resumed_at_ = net_->now();
+  DeliverDue();
   // Whom it turns to first is its own affair.
   for (const std::unique_ptr<Connection>& connection : connections_) {
     if (net_->random()->Below(3) != 0) continue;
@@ -453,6 +460,7 @@ void FakeNode::ExecuteOnConnection(Connection* connection, absl::string_view nam
   if (name == "DBSIZE" || name == "KEYS" || name == "FLUSHALL") {
     return Reply(connection, RunOnAllKeys(name));
   }
+  if (ExecutePubSub(connection, name, args)) return;
   net_->Fail(absl::StrCat("node ", number_, " got a command that it does not expect: ", name));
   Reply(connection, ErrorLine(absl::StrCat("ERR unknown command '", args[0], "'")));
 }
@@ -472,6 +480,113 @@ std::string FakeNode::RunOnAllKeys(absl::string_view name) {
   }
   if (name == "FLUSHALL") return "+OK\r\n";
   return name == "DBSIZE" ? Integer(count) : absl::StrCat("*", count, "\r\n", elements);
+}
+
+// --- publish and subscribe
+
+// False: the command is another one.
+bool FakeNode::ExecutePubSub(Connection* connection, absl::string_view name, const Args& args) {
+  const bool shard = name == "SPUBLISH" || name == "SSUBSCRIBE" || name == "SUNSUBSCRIBE";
+  if (shard) {
+    const cluster::Slot slot = cluster::SlotOf(args[1]);
+    const int owner = view_->owner[slot];
+    if (owner != number_) {
+      Reply(connection,
+            ErrorLine(owner < 0 ? "CLUSTERDOWN Hash slot not served"
+                                : absl::StrCat("MOVED ", slot, " ",
+                                               view_->peers[owner].address.ToString())));
+      return true;
+    }
+  }
+  if (name == "PUBLISH" || name == "SPUBLISH") {
+    const int receivers = Deliver(args[1], args[2], shard);
+    if (!shard) cluster_->Broadcast(number_, args[1], args[2]);
+    Reply(connection, Integer(receivers));
+    return true;
+  }
+  if (!absl::EndsWith(name, "SUBSCRIBE")) return false;
+  for (size_t i = 1; i < args.size(); ++i) Subscribe(connection, name, args[i]);
+  return true;
+}
+
+void FakeNode::Subscribe(Connection* connection, absl::string_view command,
+                         absl::string_view name) {
+  const absl::string_view kind =
+      command[0] == 'P'                                                        ? "pattern:"
+      : absl::StartsWith(command, "SSUB") || absl::StartsWith(command, "SUNS") ? "shard:"
+                                                                               : "channel:";
+  const std::string topic = absl::StrCat(kind, name);
+  if (absl::StrContains(command, "UNSUBSCRIBE")) {
+    connection->topics.erase(topic);
+  } else {
+    connection->topics.insert(topic);
+  }
+  Reply(connection, absl::StrCat(connection->resp3 ? ">" : "*", "3\r\n",
+                                 Bulk(absl::AsciiStrToLower(std::string(command))), Bulk(name),
+                                 Integer(static_cast<int64_t>(connection->topics.size()))));
+}
+
+size_t FakeNode::Subscribers(absl::string_view topic) const {
+  return static_cast<size_t>(
+      std::count_if(connections_.begin(), connections_.end(), [&](const auto& connection) {
+        return connection->stream != nullptr && connection->topics.count(std::string(topic)) > 0;
+      }));
+}
+
+int FakeNode::Deliver(absl::string_view channel, absl::string_view text, bool shard) {
+  int receivers = 0;
+  for (const std::unique_ptr<Connection>& connection : connections_) {
+    if (connection->stream == nullptr) continue;
+    const absl::string_view type = connection->resp3 ? ">" : "*";
+    const size_t before = connection->output.size();
+    for (const std::string& topic : connection->topics) {
+      const absl::string_view name = absl::string_view(topic).substr(topic.find(':') + 1);
+      std::string push;
+      if (absl::StartsWith(topic, "pattern:")) {
+        if (shard || !proxy::GlobMatches(name, channel, proxy::GlobCase::kSensitive)) continue;
+        push = absl::StrCat(type, "4\r\n", Bulk("pmessage"), Bulk(name));
+      } else {
+        if (name != channel || shard != absl::StartsWith(topic, "shard:")) continue;
+        push = absl::StrCat(type, "3\r\n", Bulk(shard ? "smessage" : "message"));
+      }
+      absl::StrAppend(&push, Bulk(channel), Bulk(text));
+      connection->output.Append(push.data(), push.size());
+      ++receivers;
+    }
+    if (connection->output.size() != before) Flush(connection.get());
+  }
+  return receivers;
+}
+
+void FakeNode::DeliverDue() {
+  if (hung_ || !alive()) return;
+  while (!published_.empty() && published_.front().due <= net_->now()) {
+    const Published published = std::move(published_.front());
+    published_.pop_front();
+    Deliver(published.channel, published.text, false);
+  }
+  bus_.Stop();
+  if (!published_.empty()) bus_.Set(published_.front().due);
+}
+
+// Who is subscribed to a shard channel whose slot has left is told that this is over.
+void FakeNode::EndLostShardChannels() {
+  for (const std::unique_ptr<Connection>& connection : connections_) {
+    if (connection->stream == nullptr) continue;
+    for (auto it = connection->topics.begin(); it != connection->topics.end();) {
+      const std::string name = it->substr(it->find(':') + 1);
+      if (!absl::StartsWith(*it, "shard:") || view_->owner[cluster::SlotOf(name)] == number_) {
+        ++it;
+        continue;
+      }
+      it = connection->topics.erase(it);
+      const std::string push =
+          absl::StrCat(connection->resp3 ? ">" : "*", "3\r\n", Bulk("sunsubscribe"), Bulk(name),
+                       Integer(static_cast<int64_t>(connection->topics.size())));
+      connection->output.Append(push.data(), push.size());
+      Flush(connection.get());
+    }
+  }
 }
 
 FakeNode::Keys FakeNode::KeysOf(absl::string_view name, const Args& args) {
@@ -852,6 +967,7 @@ void FakeNode::AdoptView(std::shared_ptr<const ClusterView> view) {
     effects_.clear();
     cluster_->CopyData(now, number_);
   }
+  EndLostShardChannels();
   net_->Trace("learns", static_cast<uint64_t>(number_));
 }
 
@@ -1007,6 +1123,17 @@ void FakeCluster::SetTruth(std::shared_ptr<ClusterView> truth, absl::Span<const 
     if (each->view_ == truth_) continue;
     each->gossip_.Set(net_->now() +
                       net_->random()->Between(options_.gossip_min, options_.gossip_max));
+  }
+}
+
+// All nodes hear of it, some later than others, each in the order of the sender.
+void FakeCluster::Broadcast(int from, absl::string_view channel, absl::string_view text) {
+  for (const auto& each : nodes_) {
+    if (each->number_ == from || !each->alive()) continue;
+    Nanos due = net_->now() + net_->random()->Between(options_.bus_min, options_.bus_max);
+    if (!each->published_.empty()) due = std::max(due, each->published_.back().due);
+    each->published_.push_back({due, std::string(channel), std::string(text)});
+    if (!each->hung_) each->bus_.SetNoLaterThan(std::max(due, net_->now()));
   }
 }
 

@@ -148,6 +148,9 @@ class FakeNode final : public Listener::Observer {
   void AnswerNext(absl::string_view command, std::string reply);
   // The next replies end after so many bytes, and the connection with them.
   void CutReplyAfter(size_t bytes) { cut_after_ = bytes; }
+  // How many of its connections are subscribed to it ("channel", "pattern" or "shard" with a colon
+  // before the name).
+  size_t Subscribers(absl::string_view topic) const;
   // Bytes that nobody asked for, on every connection that has had a data command.
   void SendUnasked(absl::string_view bytes);
 
@@ -171,6 +174,12 @@ class FakeNode final : public Listener::Observer {
   };
   using Args = absl::InlinedVector<absl::string_view, 8>;
   using Keys = absl::InlinedVector<uint32_t, 4>;
+  // Published at another node, on its way here.
+  struct Published {
+    Nanos due;
+    std::string channel;
+    std::string text;
+  };
 
   void OnAcceptable(Listener* listener) override;
   void Ready(Connection* connection);
@@ -187,6 +196,13 @@ class FakeNode final : public Listener::Observer {
   std::string RunObserved(Connection* connection, absl::string_view name, const Args& args,
                           const Keys& keys, bool asked);
   std::string RunOnAllKeys(absl::string_view name);
+  bool ExecutePubSub(Connection* connection, absl::string_view name, const Args& args);
+  void Subscribe(Connection* connection, absl::string_view command, absl::string_view name);
+  // To those subscribed at this node. Returns how many they are.
+  int Deliver(absl::string_view channel, absl::string_view text, bool shard);
+  void EndLostShardChannels();
+  void DeliverDue();
+  static void BusFired(void* self) { static_cast<FakeNode*>(self)->DeliverDue(); }
   // Null: go on. Else the error line.
   std::string Refusal(Connection* connection, bool write, absl::Span<const uint32_t> keys);
   std::string Run(absl::string_view name, const Args& args, absl::Span<const uint32_t> keys,
@@ -214,6 +230,8 @@ class FakeNode final : public Listener::Observer {
   uint64_t last_client_id_ = 0;
   Alarm turn_;
   Alarm gossip_;
+  Alarm bus_;
+  std::deque<Published> published_;  // in order: of one sender as it sent them
 
   std::shared_ptr<const ClusterView> view_;
   Nanos back_at_ = 0;                             // started, or not hung any more
@@ -256,6 +274,8 @@ class FakeCluster {
     // Between a change and the others' knowledge of it.
     Nanos gossip_min = 100 * kMicrosecond, gossip_max = 50 * kMillisecond;
     bool valkey = true;
+    // Between a PUBLISH and its arrival at another node.
+    Nanos bus_min = 50 * kMicrosecond, bus_max = 2 * kMillisecond;
     // Everybody's view has a replica whose address nobody knows.
     bool lost_node = false;
   };
@@ -327,6 +347,7 @@ class FakeCluster {
   void Replicate(int primary, uint32_t key, uint64_t id, const ValuePtr& value);
   void CopyData(int from, int to);
   uint64_t NewEpoch();
+  void Broadcast(int from, absl::string_view channel, absl::string_view text);
 
   SimNet* const net_;
   Options options_;

@@ -21,6 +21,7 @@
 #include "proxy/control.h"
 #include "proxy/messages.h"
 #include "proxy/stats.h"
+#include "proxy/subscription_table.h"
 #include "proxy/worker.h"
 #include "tests/sim/fake_cluster.h"
 #include "tests/sim/oracle.h"
@@ -112,6 +113,7 @@ class World {
   SimProcess process_;
   proxy::StatsRegistry stats_;
   proxy::ControlMail control_mail_;
+  proxy::SubscriptionTable subscription_table_;
   std::vector<std::unique_ptr<proxy::WorkerMail>> worker_mail_;
   std::vector<std::unique_ptr<proxy::Worker>> workers_;
   std::unique_ptr<proxy::Control> control_;

@@ -47,7 +47,6 @@ REVIEWED_SERVE = {
         "noscript concerns scripts in scripts; without keys they go to slot 0's owner":
             "EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO",
         "of the group 'server', but it reads one key": "MEMORY|USAGE",
-        "its channel routes, and it does not subscribe": "SPUBLISH",
         "may block, then on a connection of its own: see FindBlockingTimeout()":
             "BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN XREAD XREADGROUP",
     },
@@ -59,6 +58,13 @@ REVIEWED_SERVE = {
         "a help text":
             "ACL|HELP CONFIG|HELP FUNCTION|HELP LATENCY|HELP MEMORY|HELP MODULE|HELP OBJECT|HELP"
             " PUBSUB|HELP SCRIPT|HELP SLOWLOG|HELP XGROUP|HELP XINFO|HELP",
+    },
+    "kPublish": {
+        "goes to its channel's home, and the proxy knows whom it reaches": "PUBLISH SPUBLISH",
+    },
+    "kPubSub": {
+        "the proxy's own subscription stands for those of its clients":
+            "PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE",
     },
     "kLocal": {
         "concerns the client's own connection":
@@ -78,9 +84,8 @@ REVIEWED_SERVE = {
         "goes from slot to slot": "SCAN",
     },
     "kNotYet": {
-        "publish and subscribe":
-            "PSUBSCRIBE PUBLISH PUBSUB|CHANNELS PUBSUB|NUMPAT PUBSUB|NUMSUB PUBSUB|SHARDCHANNELS"
-            " PUBSUB|SHARDNUMSUB PUNSUBSCRIBE SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE",
+        "counts the subscribers of all nodes":
+            "PUBSUB|CHANNELS PUBSUB|NUMPAT PUBSUB|NUMSUB PUBSUB|SHARDCHANNELS PUBSUB|SHARDNUMSUB",
         "asks or changes the whole cluster":
             "FUNCTION|DELETE FUNCTION|DUMP FUNCTION|FLUSH FUNCTION|KILL"
             " FUNCTION|LIST FUNCTION|LOAD FUNCTION|RESTORE FUNCTION|STATS LATENCY|DOCTOR"

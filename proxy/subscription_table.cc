@@ -1,0 +1,90 @@
+#include "proxy/subscription_table.h"
+
+#include "absl/base/macros.h"
+#include "proxy/glob.h"
+
+namespace proxy {
+
+template <typename Change>
+void SubscriptionTable::Update(TopicKind kind, absl::string_view name, Change change) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  Names& names = names_[static_cast<size_t>(kind)];
+  const auto [it, is_new] = names.try_emplace(std::string(name));
+  change(&it->second);
+  const bool gone = it->second.empty();
+  if (gone) names.erase(it);
+  if (is_new && !gone) {
+    size_.fetch_add(1, std::memory_order_relaxed);
+  } else if (!is_new && gone) {
+    size_.fetch_sub(1, std::memory_order_relaxed);
+  }
+}
+
+void SubscriptionTable::AddClient(TopicKind kind, absl::string_view name, int delta) {
+  Update(kind, name, [delta](Counts* counts) {
+    ABSL_ASSERT(delta > 0 || counts->clients > 0);
+    counts->clients += static_cast<uint64_t>(static_cast<int64_t>(delta));
+  });
+}
+
+void SubscriptionTable::AddPlace(TopicKind kind, absl::string_view name, absl::string_view node_id,
+                                 int delta) {
+  Update(kind, name, [&](Counts* counts) {
+    const auto it = counts->places.try_emplace(std::string(node_id), 0).first;
+    ABSL_ASSERT(delta > 0 || it->second > 0);
+    it->second += static_cast<uint64_t>(static_cast<int64_t>(delta));
+    if (it->second == 0) counts->places.erase(it);
+  });
+}
+
+void SubscriptionTable::AddTo(const Counts& counts, absl::string_view node_id,
+                              Receivers* receivers) {
+  receivers->clients += counts.clients;
+  const auto at = counts.places.find(node_id);
+  if (at != counts.places.end()) receivers->connections += at->second;
+}
+
+SubscriptionTable::Receivers SubscriptionTable::Of(TopicKind kind, absl::string_view channel,
+                                                   absl::string_view node_id) const {
+  Receivers receivers;
+  if (size_.load(std::memory_order_relaxed) == 0) return receivers;
+  std::lock_guard<std::mutex> lock(mutex_);
+  const Names& names = names_[static_cast<size_t>(kind)];
+  const auto it = names.find(channel);
+  if (it != names.end()) AddTo(it->second, node_id, &receivers);
+  if (kind != TopicKind::kChannel) return receivers;
+  for (const auto& [pattern, counts] : names_[static_cast<size_t>(TopicKind::kPattern)]) {
+    if (GlobMatches(pattern, channel, GlobCase::kSensitive)) AddTo(counts, node_id, &receivers);
+  }
+  return receivers;
+}
+
+std::vector<SubscriptionTable::Entry> SubscriptionTable::List(TopicKind kind,
+                                                              absl::string_view pattern) const {
+  std::vector<Entry> entries;
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& [name, counts] : names_[static_cast<size_t>(kind)]) {
+    if (!pattern.empty() && !GlobMatches(pattern, name, GlobCase::kSensitive)) continue;
+    entries.push_back({name, counts.clients, !counts.places.empty()});
+  }
+  return entries;
+}
+
+SubscriptionTable::Entry SubscriptionTable::Find(TopicKind kind, absl::string_view name) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const Names& names = names_[static_cast<size_t>(kind)];
+  const auto it = names.find(name);
+  if (it == names.end()) return {std::string(name), 0, false};
+  return {it->first, it->second.clients, !it->second.places.empty()};
+}
+
+uint64_t SubscriptionTable::NamesAt(TopicKind kind, absl::string_view node_id) const {
+  uint64_t count = 0;
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& [name, counts] : names_[static_cast<size_t>(kind)]) {
+    if (counts.places.contains(node_id)) ++count;
+  }
+  return count;
+}
+
+}  // namespace proxy
