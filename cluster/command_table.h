@@ -128,8 +128,8 @@ bool ArityAccepts(const CommandSpec& command, int64_t arg_count);
 
 enum class KeySearch : uint8_t {
   kOk,  // `indexes` has the positions (maybe none)
-  // numkeys is not a number, negative, or larger than the arguments. Every node refuses the request
-  // without running it, each with the same text: it may go to any.
+  // numkeys is not a number, also not at its beginning, or larger than the arguments. Every node
+  // refuses the request without running it, each with the same text: it may go to any.
   kInvalid,
 };
 // The argument indexes of all keys, by the key specs, in the order of the specs. `args` includes

@@ -1,6 +1,7 @@
 // The other half of command_table.h: where a request's keys are, and whether it blocks.
 
 #include <algorithm>
+#include <limits>
 
 #include "absl/strings/match.h"
 #include "cluster/command_table.h"
@@ -36,6 +37,25 @@ void AppendRange(int64_t first, int64_t last, int64_t step, int64_t count, Index
   for (int64_t i = first; i <= last; i += step) indexes->push_back(static_cast<uint32_t>(i));
 }
 
+// What atoi() makes of it: a number after white space, up to what is no digit; 0 if there is none;
+// of a great one the lowest 32 bits.
+int32_t ReadAsAtoi(absl::string_view text) {
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+  size_t i = 0;
+  while (i < text.size() && (text[i] == ' ' || (text[i] >= '\t' && text[i] <= '\r'))) ++i;
+  const bool negative = i < text.size() && text[i] == '-';
+  if (negative || (i < text.size() && text[i] == '+')) ++i;
+  int64_t value = 0;
+  bool too_great = false;
+  for (; i < text.size() && text[i] >= '0' && text[i] <= '9'; ++i) {
+    const int64_t digit = text[i] - '0';
+    too_great |= value > (kMost - digit) / 10;
+    if (!too_great) value = value * 10 + digit;
+  }
+  if (too_great) return negative ? 0 : -1;  // of the least and the greatest of 64 bits
+  return static_cast<int32_t>(static_cast<uint32_t>(negative ? -value : value));
+}
+
 KeySearch AppendKeys(const KeySpec& spec, Args args, Indexes* indexes) {
   const auto count = static_cast<int64_t>(args.size());
   int64_t first = BeginOf(spec, args);
@@ -51,13 +71,16 @@ KeySearch AppendKeys(const KeySpec& spec, Args args, Indexes* indexes) {
   }
   if (spec.find != FindKeys::kKeyNum) return KeySearch::kOk;
   const int64_t at = first + spec.keynum_index;
-  int64_t keys = 0;
-  if (at >= count || !resp::ParseDecimal(args[static_cast<size_t>(at)], &keys) || keys < 0) {
-    return KeySearch::kInvalid;
-  }
+  if (at >= count) return KeySearch::kInvalid;
   first += spec.first_key;
-  // keys may be near the greatest number: compared before it is multiplied.
-  if (keys > (count - first + spec.key_step - 1) / spec.key_step) return KeySearch::kInvalid;
+  const int64_t most = (count - first + spec.key_step - 1) / spec.key_step;
+  const absl::string_view text = args[static_cast<size_t>(at)];
+  int64_t keys = 0;
+  if (!resp::ParseDecimal(text, &keys) || keys < 0 || keys > most) {
+    // The servers' second look, which decides where it is refused: " 1" and "1x" are 1 there.
+    keys = ReadAsAtoi(text);
+    if (keys < 1 || keys > most) return KeySearch::kInvalid;
+  }
   AppendRange(first, first + (keys - 1) * spec.key_step, spec.key_step, count, indexes);
   return KeySearch::kOk;
 }
