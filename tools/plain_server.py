@@ -1,4 +1,4 @@
-"""One plain server, not of a cluster: what the proxy's own answers are compared with."""
+"""One plain server, not of a cluster: what the proxy's answers are compared with."""
 
 import os
 import shutil

@@ -1,0 +1,47 @@
+"""The same random requests to one plain server and, through the proxy, to a cluster: the same
+replies, by tools/differential."""
+
+import os
+import re
+import subprocess
+import sys
+
+from harness import BINARY, FULL, ROOT, SANITIZED, SERVER, require_server, seconds, unittest
+
+
+class DifferentialTest(unittest.TestCase):
+    def setUp(self):
+        require_server()
+
+    def differential(self, *flags):
+        ran = subprocess.run(
+            [sys.executable, os.path.join(ROOT, "tools", "differential"), "--server", SERVER,
+             "--proxy", BINARY, *flags],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=seconds(800), check=False)
+        return ran.returncode, ran.stdout
+
+    def test_the_proxy_answers_as_one_server_does(self):
+        count = 1000000 if FULL else 10000 if SANITIZED else 40000
+        code, output = self.differential("--commands", str(count))
+        print(output)
+        self.assertEqual(code, 0, output)
+        self.assertIn("\ndifferences: 0\n", output)
+        self.assertNotIn("never asked", output)
+
+    def test_a_difference_is_found_shown_and_brought_again(self):
+        # A proxy that takes no more than 9 arguments.
+        flags = ("--proxy-flag=--max-args=9", "--seed", "5")
+        code, output = self.differential(*flags, "--commands", "5000")
+        self.assertEqual(code, 1, output)
+        first = re.search(r"(--- difference 1, seed 5, .*?  again: )(.*?)\n", output, re.S)
+        self.assertIsNotNone(first, output)
+        again = first.group(2).split()[1:]
+        code, repeated = self.differential(*flags, *again)
+        self.assertEqual(code, 1, repeated)
+        at = first.group(1).index("\n  > ")
+        self.assertIn(first.group(1)[at:].split("\n")[1], repeated)
+
+
+if __name__ == "__main__":
+    unittest.main()
