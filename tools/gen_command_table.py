@@ -5,6 +5,7 @@ Starts each installed server on a free loopback port, asks it, and ends it. Writ
 
   cluster/command_table_data.inc      the union of the servers' commands (COMMAND, COMMAND DOCS)
                                       with the reviewed overrides (tools/command_table/review.py)
+  cluster/COMMANDS.md                 how each of them is served, for users
   proxy/command_docs_data.inc         what COMMAND and COMMAND DOCS tell of the served ones
   tests/cluster/key_examples_data.inc where the keys of example requests are (COMMAND GETKEYS)
   tests/cluster/error_texts_data.inc  their texts for unknown commands and wrong arity
@@ -27,10 +28,11 @@ import shutil
 import sys
 
 sys.dont_write_bytecode = True
-from command_table import docs, examples, servers, table  # noqa: E402  (after dont_write_bytecode)
+from command_table import docs, examples, page, servers, table  # noqa: E402  (after dont_write_bytecode)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TABLE = "cluster/command_table_data.inc"
+PAGE = "cluster/COMMANDS.md"
 DOCS = "proxy/command_docs_data.inc"
 KEY_EXAMPLES = "tests/cluster/key_examples_data.inc"
 ERROR_TEXTS = "tests/cluster/error_texts_data.inc"
@@ -40,7 +42,7 @@ SKIPPED = 77
 
 def read(path):
     try:
-        with open(os.path.join(ROOT, path), encoding="ascii") as file:
+        with open(os.path.join(ROOT, path), encoding="utf-8") as file:
             return file.read()
     except FileNotFoundError:
         return ""
@@ -48,7 +50,7 @@ def read(path):
 
 def write_all(files):
     for path, text in files.items():
-        with open(os.path.join(ROOT, path), "w", encoding="ascii") as file:
+        with open(os.path.join(ROOT, path), "w", encoding="utf-8") as file:
             file.write(text)
 
 
@@ -95,6 +97,8 @@ def main():
             commands = table.unite_all([commands for _, commands in asked], problems)
             files[TABLE], visible = table.render(commands, problems)
             files[DOCS] = docs.render(visible)
+            # What is wrong with the review was said with the table.
+            files[PAGE] = page.render(commands, table.serves_of(commands, []))
             if options.check:
                 check_whole(files, problems)
     if problems:

@@ -130,6 +130,12 @@ def needs_code(command):
                for spec in command.key_specs)
 
 
+def serves_of(commands, problems):
+    """Full name → kind."""
+    reviewed = reviewed_serves(problems)
+    return {name: serve_of(command, reviewed, problems) for name, command in commands.items()}
+
+
 def render(commands, problems):
     """The table, and what clients see of it: (id, command) of the served ones and containers."""
     serves = reviewed_serves(problems)
