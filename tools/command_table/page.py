@@ -20,6 +20,11 @@ MEANINGS = {
                " replies made one; not atomic over slots"),
     "kKeyless": ("any node", "needs no keys, and is the same wherever it runs"),
     "kLocal": ("proxy", "answered by the proxy itself"),
+    "kTransaction": ("transaction", "begins or ends a transaction, whose keys lie in one slot"),
+    "kWholeCluster": ("whole cluster", "the proxy asks the nodes it concerns, and makes one reply; an"
+                      " error of one is the error of all"),
+    "kPublish": ("publish", "sent to the channel's home, a node chosen by the channel's slot"),
+    "kPubSub": ("subscribe", "the proxy subscribes once for all its clients, at the channel's home"),
     "kNotYet": ("not yet", "refused for now: `ERR proxy: command '…' is not supported`; no node"
                 " sees it"),
     "kRefused": ("refused", "refused for good, with the same error"),

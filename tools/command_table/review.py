@@ -47,7 +47,7 @@ REVIEWED_SERVE = {
         "noscript concerns scripts in scripts; without keys they go to slot 0's owner":
             "EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO",
         "of the group 'server', but it reads one key": "MEMORY|USAGE",
-        "may block, then on a connection of its own: see FindBlockingTimeout()":
+        "may wait, and has a connection of its own while it does":
             "BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN XREAD XREADGROUP",
     },
     "kSplit": {
