@@ -11,6 +11,7 @@
 #include "proxy/args.h"
 #include "proxy/local_commands.h"
 #include "proxy/publish.h"
+#include "proxy/pubsub_counts.h"
 #include "proxy/split_request.h"
 #include "proxy/subscriber.h"
 #include "proxy/worker.h"
@@ -332,17 +333,28 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
     case cluster::Serve::kSplit:
     case cluster::Serve::kWholeCluster:
     case cluster::Serve::kPublish:
+    case cluster::Serve::kPubSubCount:
     case cluster::Serve::kPubSub:
       break;
   }
-  if (worker_->MemoryExhausted()) return AnswerNewError(kOutOfMemory);
-  if (command->serve == cluster::Serve::kSplit) return TakeSplit(*command, pieces, frame);
-  if (command->serve == cluster::Serve::kWholeCluster) {
-    return TakeWholeCluster(*command, pieces, frame);
+  if (worker_->MemoryExhausted() &&
+      !(command->serve == cluster::Serve::kPubSub && Subscriber::Frees(*command))) {
+    return AnswerNewError(kOutOfMemory);
   }
-  if (command->serve == cluster::Serve::kPublish) return TakePublish(*command, second, frame);
-  if (command->serve == cluster::Serve::kPubSub) return TakeSubscription(*command, pieces, frame);
-  TakeOneSlot(*command, second, pieces, frame);
+  switch (command->serve) {
+    case cluster::Serve::kSplit:
+      return TakeSplit(*command, pieces, frame);
+    case cluster::Serve::kWholeCluster:
+      return TakeWholeCluster(*command, pieces, frame);
+    case cluster::Serve::kPublish:
+      return TakePublish(*command, second, frame);
+    case cluster::Serve::kPubSubCount:
+      return TakePubSubCount(*command, pieces, frame);
+    case cluster::Serve::kPubSub:
+      return TakeSubscription(*command, pieces, frame);
+    default:
+      return TakeOneSlot(*command, second, pieces, frame);
+  }
 }
 
 // `second` is the argument behind the command's name.
@@ -492,6 +504,17 @@ void Client::TakePublish(const cluster::CommandSpec& command, absl::string_view 
   request->charged = frame.size();
   request_bytes_ += request->charged;
   if (!StartPublish(worker_, request, channel, frame)) waiting_for_room_ = true;
+}
+
+void Client::TakePubSubCount(const cluster::CommandSpec& command, const resp::Pieces& pieces,
+                             const io::Rope& frame) {
+  const ArgList args(pieces);
+  absl::optional<absl::string_view> pattern;
+  if (args.views().size() > 2) pattern = args.views()[2];
+  Request* request = NewRequest(command);
+  request->charged = frame.size();
+  request_bytes_ += request->charged;
+  if (!StartPubSubCounts(worker_, request, pattern, frame)) waiting_for_room_ = true;
 }
 
 void Client::TakeSubscription(const cluster::CommandSpec& command, const resp::Pieces& pieces,

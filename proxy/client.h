@@ -201,6 +201,8 @@ class Client {
                         const io::Rope& frame);
   void TakePublish(const cluster::CommandSpec& command, absl::string_view channel,
                    const io::Rope& frame);
+  void TakePubSubCount(const cluster::CommandSpec& command, const resp::Pieces& pieces,
+                       const io::Rope& frame);
   void TakeSubscription(const cluster::CommandSpec& command, const resp::Pieces& pieces,
                         const io::Rope& frame);
   bool TakeAsSubscriber(const cluster::CommandSpec& command, const resp::Pieces& pieces);

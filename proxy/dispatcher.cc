@@ -80,6 +80,25 @@ void AddKeys(const Request& request, absl::flat_hash_set<std::string>* keys) {
   }
 }
 
+// No node refuses it, so that it runs in its place on a connection: PUBLISH. So many of them are
+// looked at for the next one.
+constexpr uint32_t kFollowersMax = 256;
+bool MayFollow(const Request& request) {
+  const cluster::CommandSpec& command = *request.command;
+  return command.serve == cluster::Serve::kPublish && command.key_specs.empty() &&
+         !request.private_connection && request.client->waiting == 0 &&
+         request.client->in_flight <= kFollowersMax;
+}
+
+// All that is out for its client is of the same command, and on that connection.
+bool OnlyTheSameOut(const Request& request, const Backend* backend) {
+  bool only = backend != nullptr;
+  request.client->ForEachUnanswered([&](const Request* other) {
+    only &= other == &request || (other->command == request.command && other->backend == backend);
+  });
+  return only;
+}
+
 absl::Duration NextBackoff(Hold* hold) {
   return hold->backoff = std::clamp(hold->backoff * 2, kBackoffMin, kBackoffMax);
 }
@@ -100,8 +119,11 @@ bool Dispatcher::Start(Request* request, const io::Rope& frame) {
   request->read = command.is_read_only();
   const size_t bytes = frame.size();
   request->private_connection |= bytes > kSharedRequestBytesMax;
-  const bool barrier_closed =
+  bool barrier_closed =
       request->barrier && request->client->in_flight + request->client->waiting > 0;
+  if (ABSL_PREDICT_FALSE(barrier_closed) && MayFollow(*request)) {
+    barrier_closed = !OnlyTheSameOut(*request, FindRoute(request).backend);
+  }
   Route route;
   // A private connection is taken only when the request may go at once.
   if (!barrier_closed && (!request->private_connection || !EarlierInTheWay(*request, nullptr))) {

@@ -12,6 +12,7 @@
 #include "cluster/split.h"
 #include "proxy/client.h"
 #include "proxy/publish.h"
+#include "proxy/pubsub_counts.h"
 #include "proxy/worker.h"
 #include "resp/encoder.h"
 #include "resp/views.h"
@@ -236,6 +237,9 @@ bool SplitIntoOneKeyFragments(Worker* worker, Request* request) {
 io::Rope MergeReplies(Worker* worker, Client* client, Request* parent) {
   if (parent->command->serve == cluster::Serve::kPublish) {
     return PublishReply(worker, client, *parent);
+  }
+  if (parent->command->serve == cluster::Serve::kPubSubCount) {
+    return PubSubCountsReply(worker, client, *parent);
   }
   const Fragments& fragments = *parent->fragments;
   if (parent->command->merge == cluster::Merge::kInKeyOrder) {

@@ -56,12 +56,16 @@ size_t Subscriber::subscriptions() const {
 
 // --- a command
 
+bool Subscriber::Frees(const cluster::CommandSpec& command) {
+  return absl::StrContains(command.name, "UNSUBSCRIBE");
+}
+
 void Subscriber::Take(Request* request, absl::Span<const absl::string_view> args) {
   ABSL_ASSERT(!busy());
   request_ = request;
   ++command_;
   kind_ = KindOf(request->command->name);
-  subscribe_ = !absl::StrContains(request->command->name, "UNSUBSCRIBE");
+  subscribe_ = !Frees(*request->command);
   running_ = false;
   names_.clear();
   for (const absl::string_view name : args.subspan(1)) names_.emplace_back(name);

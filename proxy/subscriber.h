@@ -35,6 +35,8 @@ class Subscriber {
   Subscriber(const Subscriber&) = delete;
   Subscriber& operator=(const Subscriber&) = delete;
 
+  // The command ends subscriptions.
+  static bool Frees(const cluster::CommandSpec& command);
   // Takes the command (Serve::kPubSub) with all its arguments. `request` is its client's last.
   void Take(Request* request, absl::Span<const absl::string_view> args);
   // Carries it out if it is the first of the client's requests.

@@ -6,6 +6,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "cluster/redirection.h"
+#include "cluster/slot.h"
 #include "proxy/backend_pool.h"
 #include "proxy/worker.h"
 #include "resp/encoder.h"
@@ -375,6 +377,14 @@ void SubscriberLink::OnPush(const io::Rope& frame) {
 
 void SubscriberLink::OnErrorReply(const io::Rope& frame) {
   const std::string text = frame.Flatten();
+  const cluster::ErrorReply error = cluster::ParseErrorReply(ErrorLine(text));
+  if (error.kind == cluster::ErrorKind::kMoved &&
+      (expected_.empty() || expected_.front().kind != TopicKind::kShardChannel ||
+       cluster::SlotOf(expected_.front().name) != error.slot)) {
+    // A SUNSUBSCRIBE met the node's own word that the subscription is over, which was taken for its
+    // confirmation: this is the reply to it.
+    return;
+  }
   if (expected_.empty()) return Fail(Failure::kProtocol, "an error that nobody awaits");
   const Expected refused = std::move(expected_.front());
   expected_.pop_front();

@@ -59,12 +59,12 @@ SubscriptionTable::Receivers SubscriptionTable::Of(TopicKind kind, absl::string_
   return receivers;
 }
 
-std::vector<SubscriptionTable::Entry> SubscriptionTable::List(TopicKind kind,
-                                                              absl::string_view pattern) const {
+std::vector<SubscriptionTable::Entry> SubscriptionTable::List(
+    TopicKind kind, absl::optional<absl::string_view> pattern) const {
   std::vector<Entry> entries;
   std::lock_guard<std::mutex> lock(mutex_);
   for (const auto& [name, counts] : names_[static_cast<size_t>(kind)]) {
-    if (!pattern.empty() && !GlobMatches(pattern, name, GlobCase::kSensitive)) continue;
+    if (pattern.has_value() && !GlobMatches(*pattern, name, GlobCase::kSensitive)) continue;
     entries.push_back({name, counts.clients, !counts.places.empty()});
   }
   return entries;
@@ -76,6 +76,16 @@ SubscriptionTable::Entry SubscriptionTable::Find(TopicKind kind, absl::string_vi
   const auto it = names.find(name);
   if (it == names.end()) return {std::string(name), 0, false};
   return {it->first, it->second.clients, !it->second.places.empty()};
+}
+
+uint64_t SubscriptionTable::PlacesAt(TopicKind kind, absl::string_view name,
+                                     absl::string_view node_id) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const Names& names = names_[static_cast<size_t>(kind)];
+  const auto it = names.find(name);
+  if (it == names.end()) return 0;
+  const auto at = it->second.places.find(node_id);
+  return at == it->second.places.end() ? 0 : at->second;
 }
 
 uint64_t SubscriptionTable::NamesAt(TopicKind kind, absl::string_view node_id) const {

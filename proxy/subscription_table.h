@@ -21,6 +21,7 @@
 
 #include "absl/container/btree_map.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
 
 namespace proxy {
 
@@ -51,11 +52,13 @@ class SubscriptionTable {
     uint64_t clients = 0;
     bool at_node = false;  // some worker is subscribed to it at some node
   };
-  // Those that match the pattern (empty: all), in the order of their names.
-  std::vector<Entry> List(TopicKind kind, absl::string_view pattern) const;
+  // Those that match the pattern, or all, in the order of their names.
+  std::vector<Entry> List(TopicKind kind, absl::optional<absl::string_view> pattern) const;
   Entry Find(TopicKind kind, absl::string_view name) const;
   // How many names some worker is subscribed to at that node.
   uint64_t NamesAt(TopicKind kind, absl::string_view node_id) const;
+  // How many workers are subscribed to it at that node.
+  uint64_t PlacesAt(TopicKind kind, absl::string_view name, absl::string_view node_id) const;
 
  private:
   struct Counts {

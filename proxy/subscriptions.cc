@@ -23,6 +23,8 @@ constexpr absl::Duration kBackoffMin = absl::Milliseconds(10);
 constexpr absl::Duration kBackoffMax = absl::Milliseconds(500);
 // A message takes less from the node that it is published at to another one.
 constexpr absl::Duration kBetweenNodes = absl::Milliseconds(100);
+// There may be many that are looked at again, each at its own time.
+constexpr absl::Duration kBetweenAttending = absl::Milliseconds(10);
 // Of what a new home sends while the old one still does.
 constexpr size_t kHeldBytesMax = 1 << 20;
 constexpr size_t kGivenMax = 4096;
@@ -118,6 +120,9 @@ Topic* Subscriptions::Find(TopicKind kind, absl::string_view name) {
   Topic* const made = topic.get();
   topics_[static_cast<size_t>(kind)][made->name] = std::move(topic);
   worker_->stats()->subscribed_topics.Add(1);
+  // Forgotten if nobody uses it after all.
+  made->unused_since = worker_->now();
+  Attend(made, made->unused_since + kUnusedTime);
   return made;
 }
 
@@ -504,16 +509,31 @@ void Subscriptions::RetryLater(Topic* topic) {
 void Subscriptions::Attend(Topic* topic, absl::Time when) {
   if (!topic->attended) {
     topic->attended = true;
+    topic->attend_at = absl::InfiniteFuture();
     attended_.push_back(topic);
   }
+  topic->attend_at = std::min(topic->attend_at, when);
+  when = std::max(when, attended_at_ + kBetweenAttending);
   if (!attend_timer_.armed() || when < attend_timer_.when()) attend_timer_.Set(when);
 }
 
-void Subscriptions::AttendAll() {
-  std::vector<Topic*> topics;
-  topics.swap(attended_);
-  for (Topic* topic : topics) topic->attended = false;
-  for (Topic* topic : topics) Settle(topic);
+void Subscriptions::AttendDue() {
+  const absl::Time now = attended_at_ = worker_->now();
+  std::vector<Topic*> due;
+  absl::Time next = absl::InfiniteFuture();
+  size_t kept = 0;
+  for (Topic* topic : attended_) {
+    if (topic->attend_at <= now) {
+      topic->attended = false;
+      due.push_back(topic);
+    } else {
+      next = std::min(next, topic->attend_at);
+      attended_[kept++] = topic;
+    }
+  }
+  attended_.resize(kept);
+  if (kept > 0) attend_timer_.Set(std::max(next, now + kBetweenAttending));
+  for (Topic* topic : due) Settle(topic);
 }
 
 void Subscriptions::OnTopology() {

@@ -80,7 +80,8 @@ struct Topic {
   absl::Time retry_at = absl::InfinitePast();  // not asked again before
   absl::Duration backoff = absl::ZeroDuration();
   absl::Time unused_since = absl::InfiniteFuture();
-  bool attended = false;  // on the list of those that are looked at again
+  bool attended = false;  // on the list of those that are looked at again, …
+  absl::Time attend_at;   // … then
 
   bool used() const { return !subscribers.empty() || !waiters.empty(); }
 };
@@ -158,13 +159,13 @@ class Subscriptions final : public SubscriberLink::Observer {
   void BecomeReady(Topic* topic);
   void RetryLater(Topic* topic);
   void Attend(Topic* topic, absl::Time when);
-  void AttendAll();
+  void AttendDue();
   void DeleteIfGone(Topic* topic);
   void Deliver(const Topic& topic, const io::Rope& frame);
   io::Rope CopyForMany(const io::Rope& frame, char type, io::Arena* arena);
   void ReleaseArenas();
   void FlushLinks();
-  static void AttendTimerFired(void* self) { static_cast<Subscriptions*>(self)->AttendAll(); }
+  static void AttendTimerFired(void* self) { static_cast<Subscriptions*>(self)->AttendDue(); }
 
   Worker* const worker_;
   SubscriptionTable* const table_;
@@ -173,6 +174,7 @@ class Subscriptions final : public SubscriberLink::Observer {
   absl::btree_map<std::string, uint32_t> by_node_;  // node id → index
   std::vector<SubscriberLink*> dirty_links_;
   std::vector<Topic*> attended_;
+  absl::Time attended_at_ = absl::InfinitePast();  // the last time
   io::Timer attend_timer_;
   io::Arena push_arena_;   // copies of messages, as RESP3 clients get them
   io::Arena array_arena_;  // as RESP2 clients do

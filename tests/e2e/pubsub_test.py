@@ -220,6 +220,41 @@ class MessagesTest(PubSubTestCase):
         for client in clients + [direct]:
             self.assertEqual(client.read(), [b"message", b"mixed", b"x"])
 
+    def test_pubsub_counts_clients_and_not_the_workers_connections(self):
+        proxy = self.start("--workers", "2")
+        ask = self.client(proxy)
+        clients = [self.client(proxy) for _ in range(5)]
+        for client in clients:
+            self.subscribe(client, "SUBSCRIBE", "counted", "counted:2")
+            self.subscribe(client, "PSUBSCRIBE", "count*")
+            self.subscribe(client, "SSUBSCRIBE", "counted:s")
+        direct = self.cluster.primaries()[0].connect()
+        self.addCleanup(direct.close)
+        direct.send("SUBSCRIBE", "counted")
+        direct.read()
+        direct.send("PSUBSCRIBE", "direct*")
+        direct.read()
+        self.assertEqual(ask.call("PUBSUB", "NUMSUB", "counted", "none", "counted", "counted:2"),
+                         [b"counted", 6, b"none", 0, b"counted", 6, b"counted:2", 5])
+        self.assertEqual(ask.call("PUBSUB", "NUMSUB"), [])
+        self.assertEqual(ask.call("PUBSUB", "NUMPAT"), 2)
+        self.assertEqual(ask.call("PUBSUB", "CHANNELS", "count*"), [b"counted", b"counted:2"])
+        self.assertEqual(ask.call("PUBSUB", "CHANNELS", "none*"), [])
+        self.assertEqual(ask.call("PUBSUB", "CHANNELS"), [b"counted", b"counted:2"])
+        self.assertEqual(ask.call("PUBSUB", "SHARDNUMSUB", "counted:s", "counted"),
+                         [b"counted:s", 5, b"counted", 0])
+        self.assertEqual(ask.call("PUBSUB", "SHARDCHANNELS"), [b"counted:s"])
+        self.assert_error(ask.command("PUBSUB", "CHANNELS", "a", "b"),
+                          "ERR unknown subcommand or wrong number of arguments for 'CHANNELS'. Try"
+                          " PUBSUB HELP.")
+        for client in clients:
+            client.close()
+        wait_until(lambda: ask.call("PUBSUB", "NUMSUB", "counted", "counted:2") ==
+                   [b"counted", 1, b"counted:2", 0], "their departure", seconds(10))
+        wait_until(lambda: ask.call("PUBSUB", "CHANNELS") == [b"counted"],
+                   "the end of the proxy's own subscription", seconds(10))
+        self.assertEqual(ask.call("PUBSUB", "NUMPAT"), 1)
+
     def test_a_slow_subscriber_is_closed_and_others_are_not(self):
         proxy = self.start()
         slow = self.client(proxy, receive_buffer=4096)

@@ -71,11 +71,11 @@ TEST(SubscriptionTableTest, WhatNobodyHasIsForgotten) {
   table.AddClient(TopicKind::kChannel, "a", 1);
   table.AddPlace(TopicKind::kChannel, "a", "n1", 1);
   table.AddClient(TopicKind::kChannel, "a", -1);
-  ASSERT_EQ(table.List(TopicKind::kChannel, "").size(), 1u);
+  ASSERT_EQ(table.List(TopicKind::kChannel, absl::nullopt).size(), 1u);
   EXPECT_EQ(table.Find(TopicKind::kChannel, "a").clients, 0u);
   EXPECT_TRUE(table.Find(TopicKind::kChannel, "a").at_node);
   table.AddPlace(TopicKind::kChannel, "a", "n1", -1);
-  EXPECT_TRUE(table.List(TopicKind::kChannel, "").empty());
+  EXPECT_TRUE(table.List(TopicKind::kChannel, absl::nullopt).empty());
   EXPECT_EQ(table.Of(TopicKind::kChannel, "a", "n1").connections, 0u);
 }
 
@@ -86,8 +86,8 @@ TEST(SubscriptionTableTest, NamesAreListedByPatternInOrder) {
   }
   ASSERT_EQ(table.List(TopicKind::kChannel, "a*").size(), 2u);
   EXPECT_EQ(table.List(TopicKind::kChannel, "a*")[0].name, "a1");
-  EXPECT_EQ(table.List(TopicKind::kChannel, "").size(), 3u);
-  EXPECT_TRUE(table.List(TopicKind::kShardChannel, "").empty());
+  EXPECT_EQ(table.List(TopicKind::kChannel, absl::nullopt).size(), 3u);
+  EXPECT_TRUE(table.List(TopicKind::kShardChannel, absl::nullopt).empty());
 }
 
 }  // namespace

@@ -120,6 +120,21 @@ TEST_F(PubSubTest, WhatMayMatchKeyEventsIsSubscribedToAtAllPrimariesAndOthersCou
   EXPECT_EQ(client->received(), expected);
 }
 
+TEST_F(PubSubTest, PublishesToOneHomeFollowEachOtherAndOthersWaitForAllBefore) {
+  SimClient* publisher = world().Connect();
+  Publish(publisher, "a", "0");
+  NodeOf("a").HoldReplies(true);
+  const uint64_t before = NodeOf("a").commands("PUBLISH");
+  publisher->Send(Repeated("PUBLISH a x\r\n", 20));
+  publisher->Send("SET a v\r\nPUBLISH a y\r\n");
+  world().RunFor(kSecond);
+  EXPECT_EQ(NodeOf("a").commands("PUBLISH") - before, 20u);
+  NodeOf("a").HoldReplies(false);
+  world().RunUntilIdle();
+  EXPECT_EQ(NodeOf("a").commands("PUBLISH") - before, 21u);
+  EXPECT_EQ(publisher->received(), absl::StrCat(Repeated(":0\r\n", 20), "+OK\r\n:0\r\n"));
+}
+
 TEST_F(PubSubTest, ANodeThatIsAwayGivesAnErrorInTimeAndNothingIsSubscribed) {
   NodeOf("a").SetHung(true);
   SimClient* client = world().Connect();

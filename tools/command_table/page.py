@@ -25,6 +25,8 @@ MEANINGS = {
                       " error of one is the error of all"),
     "kPublish": ("publish", "sent to the channel's home, a node chosen by the channel's slot"),
     "kPubSub": ("subscribe", "the proxy subscribes once for all its clients, at the channel's home"),
+    "kPubSubCount": ("publish", "the proxy asks all primaries, and counts its clients instead of"
+                     " its own subscriptions"),
     "kNotYet": ("not yet", "refused for now: `ERR proxy: command '…' is not supported`; no node"
                 " sees it"),
     "kRefused": ("refused", "refused for good, with the same error"),

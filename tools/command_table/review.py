@@ -62,6 +62,10 @@ REVIEWED_SERVE = {
     "kPublish": {
         "goes to its channel's home, and the proxy knows whom it reaches": "PUBLISH SPUBLISH",
     },
+    "kPubSubCount": {
+        "each node counts its own subscribers, and the workers' connections for one":
+            "PUBSUB|CHANNELS PUBSUB|NUMPAT PUBSUB|NUMSUB PUBSUB|SHARDCHANNELS PUBSUB|SHARDNUMSUB",
+    },
     "kPubSub": {
         "the proxy's own subscription stands for those of its clients":
             "PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE",
@@ -84,8 +88,6 @@ REVIEWED_SERVE = {
         "goes from slot to slot": "SCAN",
     },
     "kNotYet": {
-        "counts the subscribers of all nodes":
-            "PUBSUB|CHANNELS PUBSUB|NUMPAT PUBSUB|NUMSUB PUBSUB|SHARDCHANNELS PUBSUB|SHARDNUMSUB",
         "asks or changes the whole cluster":
             "FUNCTION|DELETE FUNCTION|DUMP FUNCTION|FLUSH FUNCTION|KILL"
             " FUNCTION|LIST FUNCTION|LOAD FUNCTION|RESTORE FUNCTION|STATS LATENCY|DOCTOR"

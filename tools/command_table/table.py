@@ -91,7 +91,7 @@ def policies_of(command):
 
 # The kinds that clients are told of.
 SERVED = frozenset(("kOneSlot", "kSplit", "kKeyless", "kLocal", "kTransaction",
-                    "kWholeCluster", "kPublish", "kPubSub"))
+                    "kWholeCluster", "kPublish", "kPubSub", "kPubSubCount"))
 
 FLAG_NAMES = {
     "write": "kFlagWrite", "readonly": "kFlagReadOnly", "denyoom": "kFlagDenyOom",
