@@ -551,6 +551,8 @@ void Dispatcher::Wake(Client* client) {
     LeaveWaiting(request);
     client->AnswerRope(request, io::Rope());
   }
+  // A barrier that waited for no other than those may go now.
+  if (!(expired.empty() && gone.empty()) && client->waiting > 0) worker_->WakeClient(client);
   if (client->waiting == 0) {
     client->OnRoom();
     worker_->MarkDirty(client);

@@ -35,6 +35,7 @@ CONVERSATIONS = [
     ["WATCH {t}a", "SET {t}a 2", "MULTI", "DISCARD", "MULTI", "GET {t}a", "EXEC"],
     ["WATCH {t}a", "MULTI", "GET", "EXEC", "SET {t}a 3", "MULTI", "GET {t}a", "EXEC"],
     ["WATCH {t}a", "RESET", "SET {t}a 3", "MULTI", "GET {t}a", "EXEC"],
+    ["WATCH {t}a", "UNWATCH", "EVAL return(1) 0", "EVAL return(2) 0"],
     ["UNWATCH", "MULTI", "RESET", "EXEC"],
     ["MULTI", "UNWATCH", "ECHO x", "CLIENT GETNAME", "EXEC"],
     ["MULTI", "PING", "SET {t}a 1", "ECHO between", "GET {t}a", "CLIENT SETNAME me", "PING last",

@@ -791,6 +791,19 @@ TEST_F(SimTest, ANodeThatIsUnreachableDelaysOnlyItsOwn) {
   EXPECT_EQ(Ask(client, "GET a"), "$-1\r\n");
 }
 
+// A request without a slot of its own waited for ever: nothing woke it when those before it were
+// answered because their time was up.
+TEST_F(SimTest, ARequestWithoutASlotGoesWhenThoseBeforeItHaveRunOutOfTime) {
+  SimClient* client = world().Connect();
+  world().net()->SetUnreachable(NodeOf("a").address(), true);
+  client->SendCommand("GET a");
+  client->SendCommand("EVAL get 0 b");
+  world().RunFor(8 * kSecond);
+  EXPECT_THAT(
+      client->received(),
+      StartsWith("-CLUSTERDOWN proxy: slot 15495 has no reachable owner (not executed)\r\n$-1\r\n"));
+}
+
 TEST_F(SimTest, AClusterThatCameBackAtNewAddressesIsFoundByItsNames) {
   Make({.names = true});
   SimClient* client = world().Connect();
