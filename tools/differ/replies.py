@@ -37,6 +37,18 @@ def parse(data, at):
     return (kind, rest), at
 
 
+def count(data):
+    """How many whole replies there are."""
+    found = at = 0
+    while at < len(data):
+        try:
+            _, at = parse(data, at)
+        except (Incomplete, ValueError):
+            break
+        found += 1
+    return found
+
+
 def show(reply):
     kind, body = reply
     if isinstance(body, list):
@@ -128,7 +140,8 @@ def without_times(reply):
         return reply
     values = []
     for i, value in enumerate(body):
-        timed = i % 2 and body[i - 1][1] in TIMES if i else False
+        name = body[i - 1][1] if i % 2 else None
+        timed = isinstance(name, bytes) and name in TIMES
         values.append((b":", b"<time>") if timed else without_times(value))
     return (kind, values)
 
@@ -161,7 +174,7 @@ def sorted_or_not(args, left, right):
 FREE = {
     "the order of a hash table's elements": (unordered, """
         SMEMBERS SINTER SUNION SDIFF HKEYS HVALS KEYS PUBSUB|CHANNELS PUBSUB|SHARDCHANNELS
-        FUNCTION|LIST ACL|CAT COMMAND|LIST"""),
+        FUNCTION|LIST ACL|CAT"""),
     "the order of a hash table's pairs": (unordered_pairs, "HGETALL PUBSUB|NUMSUB CONFIG|GET"),
     "random members": (members, "SRANDMEMBER HRANDFIELD ZRANDMEMBER RANDOMKEY"),
     "a random member, and the order of several": (same_shape, "SPOP"),
@@ -171,7 +184,7 @@ FREE = {
     "the time that is left": (close_number(2000), "PTTL PEXPIRETIME OBJECT|IDLETIME"),
     "the seconds that are left": (close_number(2), "TTL EXPIRETIME"),
     "ids and idle times by the clock": (stream, """
-        XADD XRANGE XREVRANGE XREAD XREADGROUP XCLAIM XAUTOCLAIM XINFO|STREAM XINFO|GROUPS
+        EXEC XADD XRANGE XREVRANGE XREAD XREADGROUP XCLAIM XAUTOCLAIM XINFO|STREAM XINFO|GROUPS
         XINFO|CONSUMERS"""),
     "idle times": (pending, "XPENDING"),
     "the order of an unsorted set": (sorted_or_not, "SORT SORT_RO"),
@@ -233,6 +246,10 @@ KNOWN = [
      lambda name, args, left, right: name in (
          "CLUSTER|KEYSLOT", "CLUSTER|COUNTKEYSINSLOT", "CLUSTER|GETKEYSINSLOT", "CLUSTER|MYID") and
      is_error(left, b"ERR This instance has cluster support disabled")),
+    ("ACL CAT of a category",
+     "it tells of the commands that are served",
+     lambda name, args, left, right: name == "ACL|CAT" and left[0] == right[0] == b"*" and
+     set(right[1]) < set(left[1])),
     ("names of clients with a zero byte",
      "Valkey looks at them up to there, and takes what follows; they would break a line of output",
      lambda name, args, left, right: name in ("CLIENT|SETINFO", "CLIENT|SETNAME", "HELLO") and
