@@ -22,6 +22,7 @@ enum class Serve : uint8_t {
   kSplit,         // keys may lie in several slots: one fragment a slot, see Split and Merge
   kKeyless,       // no keys, changes nothing, same answer anywhere: forwarded to slot 0's owner
   kLocal,         // answered by the proxy
+  kBySlot,        // argument 2 is a slot: forwarded to its owner, like a read of a key there
   kTransaction,   // MULTI and what ends it, WATCH
   kWholeCluster,  // asks several nodes, in steps: see proxy/procedure.h
   kPublish,       // goes to its channel's home, and the number in the reply is corrected

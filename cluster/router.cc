@@ -4,6 +4,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "resp/views.h"
 
 namespace cluster {
 
@@ -83,6 +84,12 @@ bool CommonSlot(absl::Span<const absl::string_view> args, absl::Span<const uint3
   *slot = first;
   return std::all_of(key_indexes.begin() + 1, key_indexes.end(),
                      [&](uint32_t index) { return SlotOf(args[index]) == first; });
+}
+
+Slot SlotArgument(absl::string_view arg) {
+  int64_t slot = 0;
+  const bool is_slot = resp::ParseDecimal(arg, &slot) && slot >= 0 && slot < kSlotCount;
+  return is_slot ? static_cast<Slot>(slot) : Slot{0};
 }
 
 NodeIndex ChooseReadNode(const Topology& topology, Slot slot, ReadPrefer prefer, uint32_t turn,

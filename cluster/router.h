@@ -47,6 +47,10 @@ constexpr absl::string_view kCrossSlotError =
 bool CommonSlot(absl::Span<const absl::string_view> args, absl::Span<const uint32_t> key_indexes,
                 Slot* slot);
 
+// The slot that a request names (CLUSTER COUNTKEYSINSLOT). What is none goes to slot 0's owner, who
+// says so.
+Slot SlotArgument(absl::string_view arg);
+
 // --- the node
 
 // --read-prefer: where reads go.

@@ -328,6 +328,7 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
     case cluster::Serve::kRefused:
       stats->refused_requests.Add(1);
       return AnswerNewError(cluster::NotSupportedError(*command));
+    case cluster::Serve::kBySlot:
     case cluster::Serve::kKeyless:
     case cluster::Serve::kOneSlot:
     case cluster::Serve::kSplit:
@@ -367,6 +368,9 @@ void Client::TakeOneSlot(const cluster::CommandSpec& command, absl::string_view 
     return StartOneSlot(command, 0, false, frame);
   }
   const ArgList args(pieces);
+  if (command.serve == cluster::Serve::kBySlot) {
+    return StartOneSlot(command, cluster::SlotArgument(args.views()[2]), false, frame);
+  }
   std::vector<uint32_t> keys;
   // An impossible number of keys: no node runs it, and the one it goes to says why.
   if (cluster::FindKeyIndexes(command, args.views(), &keys) == cluster::KeySearch::kInvalid) {

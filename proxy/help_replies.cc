@@ -26,7 +26,25 @@ constexpr HelpRow kHelp[] = {
     {"CLIENT", "SETINFO",
      "SETINFO <option> <value>\n    Set client meta attr. Options are:\n"
      "    * LIB-NAME: the client lib name.\n    * LIB-VER: the client lib version."},
+    {"CLIENT", "CAPA",
+     "CAPA <option> [options...]\n    The client claims its some capability options. Options are:\n"
+     "    * REDIRECT\n"
+     "      The client can handle redirection during primary and replica failover in standalone "
+     "mode."},
+    {"CLIENT", "GETREDIR",
+     "GETREDIR\n    Return the client ID we are redirecting to when tracking is enabled."},
+    {"CLIENT", "NO-EVICT",
+     "NO-EVICT (ON|OFF)\n    Protect current client connection from eviction."},
+    {"CLIENT", "NO-TOUCH",
+     "NO-TOUCH (ON|OFF)\n    Will not touch LRU/LFU stats when this mode is on."},
+    {"CLIENT", "TRACKINGINFO",
+     "TRACKINGINFO\n    Report tracking status for the current connection."},
+    {"CLUSTER", "COUNTKEYSINSLOT",
+     "COUNTKEYSINSLOT <slot>\n    Return the number of keys in <slot>."},
+    {"CLUSTER", "GETKEYSINSLOT",
+     "GETKEYSINSLOT <slot> <count>\n    Return key names stored by current node in a slot."},
     {"CLUSTER", "KEYSLOT", "KEYSLOT <key>\n    Return the hash slot for <key>."},
+    {"CLUSTER", "MYID", "MYID\n    Return the node id."},
     {"COMMAND", "", "(no subcommand)\n    Return details about all Redis commands.",
      "(no subcommand)\n    Return details about all commands."},
     {"COMMAND", "COUNT", "COUNT\n    Return the total number of commands in this Redis server.",
@@ -56,6 +74,13 @@ constexpr HelpRow kHelp[] = {
      "    Return the keys and the access flags from a full command."},
 };
 
+bool IsKnown(const ServerInfo& server, const HelpRow& row) {
+  if (row.subcommand.empty()) return true;
+  const cluster::CommandSpec* container = cluster::FindCommand(row.container);
+  const cluster::CommandSpec* command = cluster::FindSubcommand(*container, row.subcommand);
+  return command == nullptr || IsKnownTo(server, *command);
+}
+
 }  // namespace
 
 void AnswerHelp(const LocalCall& call) {
@@ -63,7 +88,7 @@ void AnswerHelp(const LocalCall& call) {
   const absl::string_view container = call.command.container;
   std::vector<absl::string_view> lines;
   for (const HelpRow& row : kHelp) {
-    if (row.container != container) continue;
+    if (row.container != container || !IsKnown(server, row)) continue;
     const bool valkey = server.valkey && !row.valkey_text.empty();
     for (absl::string_view line : absl::StrSplit(valkey ? row.valkey_text : row.text, '\n')) {
       lines.push_back(line);

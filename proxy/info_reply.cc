@@ -32,17 +32,6 @@ struct InfoInput {
   uint64_t Sum(Counter WorkerStats::*member) const { return proxy.stats->Sum(member); }
 };
 
-// 40 hexadecimal digits, another each run.
-const std::string& RunId() {
-  static const std::string& id = *new std::string([] {
-    std::random_device random;
-    std::string digits;
-    for (int i = 0; i < 5; ++i) absl::StrAppendFormat(&digits, "%08x", random());
-    return digits;
-  }());
-  return id;
-}
-
 // The servers' bytesToHuman.
 std::string Human(uint64_t bytes) {
   if (bytes < 1024) return absl::StrCat(bytes, "B");
@@ -225,6 +214,16 @@ void AnswerInfo(const LocalCall& call) {
     section.append(input, &text);
   }
   call.Encode().Verbatim("txt", text);
+}
+
+const std::string& RunId() {
+  static const std::string& id = *new std::string([] {
+    std::random_device random;
+    std::string digits;
+    for (int i = 0; i < 5; ++i) absl::StrAppendFormat(&digits, "%08x", random());
+    return digits;
+  }());
+  return id;
 }
 
 }  // namespace proxy

@@ -274,10 +274,14 @@ void AnswerClientInfo(const LocalCall& call) {
 
 // --- the table
 
+// What a cluster's version has: older ones say that there is no such subcommand.
+enum class Since : uint8_t { kAlways, kRedis72, kValkey };
+
 struct HandlerRow {
   absl::string_view container;
   absl::string_view name;
   LocalHandler handler;
+  Since since = Since::kAlways;
 };
 
 constexpr HandlerRow kHandlers[] = {
@@ -295,14 +299,38 @@ constexpr HandlerRow kHandlers[] = {
     {"", "SELECT", AnswerSelect},
     {"", "TIME", AnswerTime},
     {"", "UNWATCH", AnswerUnwatch},
+    {"ACL", "CAT", AnswerAclCat},
+    {"ACL", "DRYRUN", AnswerAclDryRun},
+    {"ACL", "GENPASS", AnswerAclGenPass},
+    {"ACL", "GETUSER", AnswerAclGetUser},
+    {"ACL", "LIST", AnswerAclList},
+    {"ACL", "LOG", AnswerAclLog},
+    {"ACL", "USERS", AnswerAclUsers},
+    {"ACL", "WHOAMI", AnswerAclWhoAmI},
+    {"CLIENT", "CAPA", AnswerClientCapa, Since::kValkey},
     {"CLIENT", "GETNAME", AnswerClientGetName},
+    {"CLIENT", "GETREDIR", AnswerClientGetRedir},
     {"CLIENT", "HELP", AnswerHelp},
     {"CLIENT", "ID", AnswerClientId},
     {"CLIENT", "INFO", AnswerClientInfo},
+    {"CLIENT", "NO-EVICT", AnswerClientNoEvict},
+    {"CLIENT", "NO-TOUCH", AnswerClientNoTouch, Since::kRedis72},
     {"CLIENT", "SETINFO", AnswerClientSetInfo},
     {"CLIENT", "SETNAME", AnswerClientSetName},
+    {"CLIENT", "TRACKINGINFO", AnswerClientTrackingInfo},
+    {"CLUSTER", "COUNT-FAILURE-REPORTS", AnswerClusterDisabled},
     {"CLUSTER", "HELP", AnswerHelp},
+    {"CLUSTER", "INFO", AnswerClusterDisabled},
     {"CLUSTER", "KEYSLOT", AnswerKeySlot},
+    {"CLUSTER", "LINKS", AnswerClusterDisabled},
+    {"CLUSTER", "MYID", AnswerClusterMyId},
+    {"CLUSTER", "MYSHARDID", AnswerClusterDisabled, Since::kRedis72},
+    {"CLUSTER", "NODES", AnswerClusterDisabled},
+    {"CLUSTER", "REPLICAS", AnswerClusterDisabled},
+    {"CLUSTER", "SHARDS", AnswerClusterDisabled},
+    {"CLUSTER", "SLAVES", AnswerClusterDisabled},
+    {"CLUSTER", "SLOT-STATS", AnswerClusterDisabled, Since::kValkey},
+    {"CLUSTER", "SLOTS", AnswerClusterDisabled},
     {"COMMAND", "COUNT", AnswerCommandCount},
     {"COMMAND", "DOCS", AnswerCommandDocs},
     {"COMMAND", "GETKEYS", AnswerCommandGetKeys},
@@ -313,8 +341,8 @@ constexpr HandlerRow kHandlers[] = {
 };
 
 // By command id, so that a call compares no names.
-std::vector<LocalHandler> IndexHandlers() {
-  std::vector<LocalHandler> by_id(cluster::AllCommands().size(), nullptr);
+std::vector<const HandlerRow*> IndexHandlers() {
+  std::vector<const HandlerRow*> by_id(cluster::AllCommands().size(), nullptr);
   for (const HandlerRow& row : kHandlers) {
     const cluster::CommandSpec* command =
         cluster::FindCommand(row.container.empty() ? row.name : row.container);
@@ -322,24 +350,50 @@ std::vector<LocalHandler> IndexHandlers() {
       command = cluster::FindSubcommand(*command, row.name);
     }
     ABSL_ASSERT(command != nullptr);
-    if (command != nullptr) by_id[command->id] = row.handler;
+    if (command != nullptr) by_id[command->id] = &row;
   }
   return by_id;
+}
+
+const HandlerRow* FindRow(const cluster::CommandSpec& command) {
+  static const auto& by_id = *new std::vector<const HandlerRow*>(IndexHandlers());
+  return by_id[command.id];
+}
+
+bool Has(const ServerInfo& server, const HandlerRow& row) {
+  switch (row.since) {
+    case Since::kAlways:
+      return true;
+    case Since::kRedis72:
+      return !IsBeforeRedis72(server);
+    case Since::kValkey:
+      return server.valkey;
+  }
+  return true;
 }
 
 }  // namespace
 
 LocalHandler FindLocalHandler(const cluster::CommandSpec& command) {
-  static const std::vector<LocalHandler>& by_id = *new std::vector<LocalHandler>(IndexHandlers());
-  return by_id[command.id];
+  const HandlerRow* row = FindRow(command);
+  return row == nullptr ? nullptr : row->handler;
+}
+
+bool IsKnownTo(const ServerInfo& server, const cluster::CommandSpec& command) {
+  const HandlerRow* row = FindRow(command);
+  return row == nullptr || Has(server, *row);
 }
 
 void AnswerLocal(LocalSession* session, const cluster::CommandSpec& command,
                  absl::Span<const absl::string_view> args, std::string* reply) {
   const LocalCall call{session, command, args, reply};
-  const LocalHandler handler = FindLocalHandler(command);
-  if (handler == nullptr) return call.Error(cluster::NotSupportedError(command));
-  handler(call);
+  const HandlerRow* row = FindRow(command);
+  if (row == nullptr) return call.Error(cluster::NotSupportedError(command));
+  if (row->since != Since::kAlways && !Has(session->server(), *row)) {
+    return call.Error(
+        cluster::UnknownSubcommandError(*cluster::FindCommand(command.container), args[1]));
+  }
+  row->handler(call);
 }
 
 absl::string_view Quoted(absl::string_view arg) {

@@ -34,6 +34,9 @@ using LocalHandler = void (*)(const LocalCall& call);
 // Null: the command has none.
 LocalHandler FindLocalHandler(const cluster::CommandSpec& command);
 
+// False: servers of that version say that there is no such subcommand, and so does the proxy.
+bool IsKnownTo(const ServerInfo& server, const cluster::CommandSpec& command);
+
 // Appends the one reply to *reply: see ServeLocal.
 void AnswerLocal(LocalSession* session, const cluster::CommandSpec& command,
                  absl::Span<const absl::string_view> args, std::string* reply);
@@ -45,7 +48,28 @@ absl::string_view Quoted(absl::string_view arg);
 // Redis older than 7.2: several texts changed there, and Valkey has the newer ones.
 bool IsBeforeRedis72(const ServerInfo& server);
 
+// 40 hexadecimal digits, another for each process.
+const std::string& RunId();
+
 // --- handlers that live elsewhere
+
+// proxy/acl_replies.cc
+void AnswerAclCat(const LocalCall& call);
+void AnswerAclDryRun(const LocalCall& call);
+void AnswerAclGenPass(const LocalCall& call);
+void AnswerAclGetUser(const LocalCall& call);
+void AnswerAclList(const LocalCall& call);
+void AnswerAclLog(const LocalCall& call);
+void AnswerAclUsers(const LocalCall& call);
+void AnswerAclWhoAmI(const LocalCall& call);
+// proxy/client_options.cc
+void AnswerClientCapa(const LocalCall& call);
+void AnswerClientGetRedir(const LocalCall& call);
+void AnswerClientNoEvict(const LocalCall& call);
+void AnswerClientNoTouch(const LocalCall& call);
+void AnswerClientTrackingInfo(const LocalCall& call);
+void AnswerClusterDisabled(const LocalCall& call);
+void AnswerClusterMyId(const LocalCall& call);
 
 // proxy/command_replies.cc
 void AnswerCommand(const LocalCall& call);

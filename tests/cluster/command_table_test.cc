@@ -202,7 +202,8 @@ const std::map<std::string, Exception>& Exceptions() {
 
 bool GoesOnASharedConnection(const CommandSpec& command) {
   return command.serve == Serve::kOneSlot || command.serve == Serve::kSplit ||
-         command.serve == Serve::kKeyless || command.serve == Serve::kPublish;
+         command.serve == Serve::kKeyless || command.serve == Serve::kPublish ||
+         command.serve == Serve::kBySlot;
 }
 
 TEST(CommandTableTest, NothingThatChangesAConnectionWaitsOrGovernsIsShared) {
@@ -289,7 +290,8 @@ TEST(CommandTableTest, StateChangingCommandsAreNeverShared) {
     EXPECT_FALSE(GoesOnASharedConnection(*command)) << name;
   }
   for (const CommandSpec& command : AllCommands()) {
-    if (command.container == "CLUSTER") {
+    // Those of kBySlot read, and know nothing of connections.
+    if (command.container == "CLUSTER" && command.serve != Serve::kBySlot) {
       EXPECT_FALSE(GoesOnASharedConnection(command)) << command.name;
     }
   }

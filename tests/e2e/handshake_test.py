@@ -298,10 +298,9 @@ class RefusedTest(FakeClusterTestCase):
                         ("PSYNC", "?", "-1"), ("SHUTDOWN",), ("DEBUG", "SLEEP", "0"),
                         ("CLUSTER", "RESET"), ("CLUSTER", "SETSLOT", "1", "STABLE"),
                         ("REPLICAOF", "NO", "ONE"), ("SLAVEOF", "NO", "ONE"), ("FAILOVER",),
-                        ("MIGRATE", "h", "1", "k", "0", "1"), ("BLPOP", "k", "0"),
-                        ("XREAD", "BLOCK", "0", "STREAMS", "k", "$"), ("WAIT", "1", "0"),
+                        ("MIGRATE", "h", "1", "k", "0", "1"), ("WAIT", "1", "0"),
                         ("CONFIG", "SET", "maxmemory", "1"), ("ACL", "SETUSER", "x"),
-                        ("SCRIPT", "FLUSH"), ("FUNCTION", "FLUSH"), ("FLUSHALL",), ("SWAPDB", "0", "1"),
+                        ("SCRIPT", "FLUSH"), ("FUNCTION", "FLUSH"), ("SWAPDB", "0", "1"),
                         ("MODULE", "LOAD", "x"), ("SAVE",), ("REPLCONF", "ack", "1")):
             client = self.client(proxy)
             reply = client.command(*command)

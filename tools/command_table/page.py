@@ -19,6 +19,9 @@ MEANINGS = {
     "kSplit": ("over slots", "its keys may lie anywhere; sent to each slot's node in parts, the"
                " replies made one; not atomic over slots"),
     "kKeyless": ("any node", "needs no keys, and is the same wherever it runs"),
+    "kBySlot": ("by slot", "sent to the node of the slot that it names"),
+    "kTransaction": ("transaction", "on keys of one slot, as on one server: what is queued runs at"
+                     " that slot's node, all or nothing"),
     "kLocal": ("proxy", "answered by the proxy itself"),
     "kTransaction": ("transaction", "begins or ends a transaction, whose keys lie in one slot"),
     "kWholeCluster": ("whole cluster", "the proxy asks the nodes it concerns, and makes one reply; an"

@@ -70,14 +70,25 @@ REVIEWED_SERVE = {
         "the proxy's own subscription stands for those of its clients":
             "PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE",
     },
+    "kBySlot": {
+        "asks the slot's owner": "CLUSTER|COUNTKEYSINSLOT CLUSTER|GETKEYSINSLOT",
+    },
     "kLocal": {
         "concerns the client's own connection":
-            "AUTH CLIENT|GETNAME CLIENT|HELP CLIENT|ID CLIENT|INFO CLIENT|SETINFO CLIENT|SETNAME"
-            " ECHO HELLO PING QUIT READONLY READWRITE RESET SELECT UNWATCH",
+            "AUTH CLIENT|CAPA CLIENT|GETNAME CLIENT|GETREDIR CLIENT|HELP CLIENT|ID CLIENT|INFO"
+            " CLIENT|NO-EVICT CLIENT|NO-TOUCH CLIENT|SETINFO CLIENT|SETNAME CLIENT|TRACKINGINFO ECHO HELLO PING QUIT READONLY READWRITE RESET SELECT UNWATCH",
         "the proxy tells of itself":
             "COMMAND COMMAND|COUNT COMMAND|DOCS COMMAND|GETKEYS COMMAND|GETKEYSANDFLAGS"
             " COMMAND|HELP COMMAND|INFO COMMAND|LIST INFO ROLE TIME",
         "computed without a node": "CLUSTER|HELP CLUSTER|KEYSLOT",
+        "there is one user, 'default', with the proxy's password":
+            "ACL|CAT ACL|DRYRUN ACL|GENPASS ACL|GETUSER ACL|LIST ACL|LOG ACL|USERS ACL|WHOAMI",
+        "answered as by a server without a cluster: `ERR This instance has cluster support"
+        " disabled`":
+            "CLUSTER|COUNT-FAILURE-REPORTS CLUSTER|INFO CLUSTER|LINKS CLUSTER|MYSHARDID"
+            " CLUSTER|NODES CLUSTER|REPLICAS CLUSTER|SHARDS CLUSTER|SLAVES CLUSTER|SLOT-STATS"
+            " CLUSTER|SLOTS",
+        "the proxy's own id, another for each process": "CLUSTER|MYID",
     },
     "kTransaction": {
         "what is queued goes to the slot's node with EXEC; WATCH has a connection of its own":
@@ -97,15 +108,8 @@ REVIEWED_SERVE = {
             " SLOWLOG|LEN SLOWLOG|RESET",
         "waits for the replicas of what this client wrote": "WAIT WAITAOF",
         "describes or changes the proxy's clients":
-            "CLIENT|CACHING CLIENT|CAPA CLIENT|GETREDIR CLIENT|KILL CLIENT|LIST CLIENT|NO-EVICT"
-            " CLIENT|NO-TOUCH CLIENT|REPLY CLIENT|TRACKING CLIENT|TRACKINGINFO CLIENT|UNBLOCK",
-        "reads the users": "ACL|CAT ACL|DRYRUN ACL|GENPASS ACL|GETUSER ACL|LIST ACL|LOG ACL|USERS"
-                           " ACL|WHOAMI",
+            "CLIENT|CACHING CLIENT|KILL CLIENT|LIST CLIENT|REPLY CLIENT|TRACKING CLIENT|UNBLOCK",
         "allow-listed parameters will be answered": "CONFIG|GET",
-        "answered as by a server without a cluster, or with the proxies as the cluster":
-            "CLUSTER|COUNT-FAILURE-REPORTS CLUSTER|COUNTKEYSINSLOT CLUSTER|GETKEYSINSLOT"
-            " CLUSTER|INFO CLUSTER|LINKS CLUSTER|MYID CLUSTER|MYSHARDID CLUSTER|NODES"
-            " CLUSTER|REPLICAS CLUSTER|SHARDS CLUSTER|SLAVES CLUSTER|SLOT-STATS CLUSTER|SLOTS",
     },
     "kRefused": {
         "a container: only its subcommands are served":

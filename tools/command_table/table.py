@@ -90,7 +90,7 @@ def policies_of(command):
 
 
 # The kinds that clients are told of.
-SERVED = frozenset(("kOneSlot", "kSplit", "kKeyless", "kLocal", "kTransaction",
+SERVED = frozenset(("kOneSlot", "kSplit", "kKeyless", "kLocal", "kBySlot", "kTransaction",
                     "kWholeCluster", "kPublish", "kPubSub", "kPubSubCount"))
 
 FLAG_NAMES = {

@@ -1,0 +1,51 @@
+// What CLIENT says of a connection, beside its names: options that matter to a server's memory and
+// caches, taken as a server takes them, and tracking where it is off.
+
+#include "absl/strings/match.h"
+#include "proxy/local_handlers.h"
+
+namespace proxy {
+namespace {
+
+constexpr absl::string_view kSyntaxError = "ERR syntax error";
+
+void AnswerOnOff(const LocalCall& call) {
+  if (!absl::EqualsIgnoreCase(call.args[2], "on") && !absl::EqualsIgnoreCase(call.args[2], "off")) {
+    return call.Error(kSyntaxError);
+  }
+  call.Ok();
+}
+
+}  // namespace
+
+// The proxy closes clients by what they hold, whatever they ask for: see --memory-limit.
+void AnswerClientNoEvict(const LocalCall& call) { AnswerOnOff(call); }
+
+// Reads of all clients share connections: they count for the nodes' eviction in any case.
+void AnswerClientNoTouch(const LocalCall& call) { AnswerOnOff(call); }
+
+// "redirect": the client could be sent elsewhere. It never is.
+void AnswerClientCapa(const LocalCall& call) { call.Ok(); }
+
+void AnswerClientGetRedir(const LocalCall& call) { call.Encode().Integer(-1); }
+
+void AnswerClientTrackingInfo(const LocalCall& call) {
+  resp::Encoder out = call.Encode();
+  out.Map(3);
+  out.Bulk("flags");
+  out.Set(1);
+  out.Bulk("off");
+  out.Bulk("redirect");
+  out.Integer(-1);
+  out.Bulk("prefixes");
+  out.Array(0);
+}
+
+// The proxy looks like a server outside a cluster.
+void AnswerClusterDisabled(const LocalCall& call) {
+  call.Error("ERR This instance has cluster support disabled");
+}
+
+void AnswerClusterMyId(const LocalCall& call) { call.Encode().Bulk(RunId()); }
+
+}  // namespace proxy
