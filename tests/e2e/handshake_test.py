@@ -293,7 +293,7 @@ class RefusedTest(FakeClusterTestCase):
         cluster.clear_log()
         for command in (("MONITOR",), ("CLIENT", "REPLY", "OFF"),
                         ("CLIENT", "REPLY", "SKIP"), ("CLIENT", "KILL", "ID", "1"),
-                        ("CLIENT", "TRACKING", "ON"), ("CLIENT", "NO-EVICT", "ON"),
+                        ("CLIENT", "TRACKING", "ON"),
                         ("CLIENT", "PAUSE", "1000"), ("ASKING",), ("SYNC",),
                         ("PSYNC", "?", "-1"), ("SHUTDOWN",), ("DEBUG", "SLEEP", "0"),
                         ("CLUSTER", "RESET"), ("CLUSTER", "SETSLOT", "1", "STABLE"),

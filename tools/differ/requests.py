@@ -115,6 +115,8 @@ class Generator:
         for weight in weights:
             total += weight
             self.total.append(total)
+        self.unasked = [name for name in names if WEIGHTS.get(name, 1.0) > 0]
+        random.shuffle(self.unasked)
         # Of the request being made:
         self.types, self.tag, self.words, self.numkeys_at, self.keys = (), b"", [], None, 0
         self.current = ""
@@ -239,6 +241,9 @@ class Generator:
             else:
                 low = middle + 1
         name = self.names[low]
+        # However seldom: each at least once.
+        if self.unasked and self.chance(0.05):
+            name = self.unasked.pop()
         by_hand = BY_HAND.get(name)
         if by_hand is not None:
             self.begin(name)
