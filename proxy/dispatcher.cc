@@ -737,11 +737,13 @@ bool Dispatcher::OnErrorReply(Request* request, Backend* backend, absl::string_v
       }
       return true;
     case cluster::ErrorKind::kReadOnly: {
-      if (script || request->read_only_retried) return false;
+      // A procedure's node: it was replaced. When the topology says so, too, another one is asked.
+      const bool named = request->ask() != nullptr && request->ask()->to == Ask::To::kPrimary;
+      if (script || (request->read_only_retried && !named)) return false;
       request->read_only_retried = true;
       WaitAndRetry(request, line);
       request->hold->redirected = request->hold->ask = false;
-      request->hold->refresh_ask = worker_->AskRefresh("");
+      request->hold->refresh_ask = worker_->AskRefresh(named ? backend->node()->id : "");
       return true;
     }
   }

@@ -97,6 +97,21 @@ TEST_F(WholeClusterTest, APrimaryThatWasReplacedBeforeItWasAskedIsNotWaitedFor) 
   EXPECT_EQ(Ask(client, "DBSIZE"), ":0\r\n");
 }
 
+TEST_F(WholeClusterTest, APrimaryThatIsAReplicaByNowIsNotTakenAtItsWord) {
+  SimClient* client = world().Connect();
+  SetAll(client);
+  world().RunFor(kSecond);
+  const int old = NodeOf("a").number();
+  const int replica = cluster().ReplicasOf(old)[0];
+  cluster().options()->gossip_min = cluster().options()->gossip_max = kSecond;
+  cluster().SwitchOver(replica);
+  ClearJournals();
+  EXPECT_EQ(Ask(client, "FLUSHALL"), "+OK\r\n");
+  EXPECT_GT(cluster().node(old)->journal().size(), 0u);
+  EXPECT_EQ(cluster().node(replica)->journal().size(), 1u);
+  EXPECT_EQ(Ask(client, "DBSIZE"), ":0\r\n");
+}
+
 TEST_F(WholeClusterTest, ANodeThatIsLostInTheMiddleIsNamedAndNothingIsGivenOfTheOthers) {
   SimClient* client = world().Connect();
   SetAll(client);
