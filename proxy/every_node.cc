@@ -19,7 +19,6 @@ constexpr absl::Duration kReplicaPatience = absl::Milliseconds(500);
 
 constexpr absl::string_view kUnstable =
     "CLUSTERDOWN proxy: the cluster's nodes keep changing (outcome unknown)";
-constexpr absl::string_view kBadReply = "ERR proxy: backend protocol error (outcome unknown)";
 
 }  // namespace
 
@@ -101,7 +100,7 @@ class SumOfAll final : public EveryNode {
       int64_t value = 0;
       if (!resp::ParseInteger(ask.reply.Flatten(), &value) ||
           __builtin_add_overflow(sum, value, &sum)) {
-        return step->AnswerError(kBadReply);
+        return step->AnswerError(kBadReplyError);
       }
     }
     step->Answer(absl::StrCat(":", sum, "\r\n"));
@@ -115,7 +114,7 @@ class AllSucceeded final : public EveryNode {
 
  private:
   void Merge(Step* step, absl::Span<Ask> answered) override {
-    if (answered.empty()) return step->AnswerError(kBadReply);
+    if (answered.empty()) return step->AnswerError(kBadReplyError);
     step->reply = std::move(answered.front().reply);
   }
 };
@@ -135,7 +134,7 @@ class JoinedArrays final : public EveryNode {
       char type = 0;
       int64_t n = 0;
       if (!cursor.TakeHeader(&type, &n) || type != '*' || n < 0) {
-        return step->AnswerError(kBadReply);
+        return step->AnswerError(kBadReplyError);
       }
       count += n;
       const size_t header = static_cast<size_t>(cursor.offset());
@@ -147,22 +146,104 @@ class JoinedArrays final : public EveryNode {
   }
 };
 
+// SCRIPT EXISTS: 1 where all have it.
+class LogicalAnd final : public EveryNode {
+ public:
+  using EveryNode::EveryNode;
+
+ private:
+  void Merge(Step* step, absl::Span<Ask> answered) override {
+    std::vector<bool> all;
+    for (size_t i = 0; i < answered.size(); ++i) {
+      const std::string reply = answered[i].reply.Flatten();
+      const std::vector<absl::string_view> elements = resp::ElementsOf(reply);
+      if (i == 0) all.assign(elements.size(), true);
+      if (elements.size() != all.size()) return step->AnswerError(kBadReplyError);
+      for (size_t j = 0; j < elements.size(); ++j) {
+        int64_t value = 0;
+        if (!resp::ParseInteger(elements[j], &value)) return step->AnswerError(kBadReplyError);
+        if (value == 0) all[j] = false;
+      }
+    }
+    std::string reply;
+    resp::Encoder encoder(step->protocol, &reply);
+    encoder.Array(static_cast<int64_t>(all.size()));
+    for (const bool value : all) encoder.Integer(value ? 1 : 0);
+    step->Answer(reply);
+  }
+};
+
+// SCRIPT KILL, FUNCTION KILL: most nodes run nothing.
+class OneSucceeded final : public EveryNode {
+ public:
+  using EveryNode::EveryNode;
+
+ private:
+  void Merge(Step* step, absl::Span<Ask> answered) override {
+    step->reply = std::move(answered.front().reply);
+  }
+  void Fail(Step* step, absl::Span<Ask> answered) override {
+    Ask* chosen = nullptr;
+    for (Ask& ask : answered) {
+      if (!ask.failed()) return Merge(step, absl::MakeSpan(&ask, 1));
+      if (chosen == nullptr || !absl::StartsWith(ask.ErrorLine(), "NOTBUSY ")) chosen = &ask;
+    }
+    if (absl::StartsWith(chosen->ErrorLine(), "NOTBUSY ")) {
+      return Merge(step, absl::MakeSpan(chosen, 1));
+    }
+    step->AnswerError(FailureLine(absl::MakeSpan(chosen, 1), false));
+  }
+};
+
+// FUNCTION LIST and DUMP, SCRIPT SHOW: what all nodes have, one tells.
+class OneNode final : public Procedure {
+ public:
+  OneNode(const cluster::CommandSpec& command, io::Rope frame)
+      : command_(command), frame_(std::move(frame)) {}
+
+  void Next(Step* step) override {
+    if (!step->asks.empty()) {
+      step->reply = std::move(step->asks[0].reply);
+      return;
+    }
+    Ask ask;
+    ask.command = &command_;
+    ask.frame = frame_;
+    step->asks.push_back(std::move(ask));
+  }
+
+ private:
+  const cluster::CommandSpec& command_;
+  const io::Rope frame_;
+};
+
 }  // namespace
 
-std::unique_ptr<Procedure> MakeEveryNode(Worker*, const cluster::CommandSpec& command,
-                                         const ArgList&, const io::Rope& frame, std::string*) {
-  const Audience audience = command.request_policy == cluster::RequestPolicy::kAllNodes
-                                ? Audience::kAllNodes
-                                : Audience::kPrimaries;
+std::unique_ptr<Procedure> MakeEveryNode(const cluster::CommandSpec& command,
+                                         const io::Rope& frame) {
+  // What changes something is told to replicas, too, where the servers say so; what they report is
+  // not asked for.
+  const bool changes =
+      command.response_policy == cluster::ResponsePolicy::kAllSucceeded || command.name == "RESET";
+  const bool all = command.request_policy == cluster::RequestPolicy::kAllNodes && changes;
+  const Audience audience = all ? Audience::kAllNodes : Audience::kPrimaries;
   io::Rope kept = KeepFrame(frame);
   switch (command.response_policy) {
     case cluster::ResponsePolicy::kAggSum:
       return std::make_unique<SumOfAll>(command, audience, std::move(kept));
     case cluster::ResponsePolicy::kAllSucceeded:
       return std::make_unique<AllSucceeded>(command, audience, std::move(kept));
+    case cluster::ResponsePolicy::kAggLogicalAnd:
+      return std::make_unique<LogicalAnd>(command, audience, std::move(kept));
+    case cluster::ResponsePolicy::kOneSucceeded:
+      return std::make_unique<OneSucceeded>(command, audience, std::move(kept));
     default:
-      return std::make_unique<JoinedArrays>(command, audience, std::move(kept));
+      break;
   }
+  if (command.request_policy == cluster::RequestPolicy::kNone) {
+    return std::make_unique<OneNode>(command, std::move(kept));
+  }
+  return std::make_unique<JoinedArrays>(command, audience, std::move(kept));
 }
 
 }  // namespace proxy

@@ -13,6 +13,9 @@
 
 namespace proxy {
 
+inline constexpr absl::string_view kBadReplyError =
+    "ERR proxy: backend protocol error (outcome unknown)";
+
 // Which nodes hear of it.
 enum class Audience : uint8_t {
   kPrimaries,
@@ -28,9 +31,9 @@ class EveryNode : public Procedure {
   size_t held_bytes() const override { return held_bytes_; }
 
  protected:
-  // Of one node, answered without an error; or, if `failures_too`, with one.
+  // All have answered without an error.
   virtual void Merge(Step* step, absl::Span<Ask> answered) = 0;
-  // Some node failed.
+  // Some have answered with an error.
   virtual void Fail(Step* step, absl::Span<Ask> answered);
 
   const cluster::CommandSpec& command_;
@@ -46,9 +49,8 @@ class EveryNode : public Procedure {
   int rounds_ = 0;
 };
 
-// By the command's policies. Null: *error.
-std::unique_ptr<Procedure> MakeEveryNode(Worker* worker, const cluster::CommandSpec& command,
-                                         const ArgList& args, const io::Rope& frame,
-                                         std::string* error);
+// By the command's policies. Without a request policy: one node is asked for all.
+std::unique_ptr<Procedure> MakeEveryNode(const cluster::CommandSpec& command,
+                                         const io::Rope& frame);
 
 }  // namespace proxy

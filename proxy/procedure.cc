@@ -8,6 +8,9 @@
 #include "absl/strings/strip.h"
 #include "io/buffer_pool.h"
 #include "proxy/every_node.h"
+#include "proxy/function_commands.h"
+#include "proxy/node_reports.h"
+#include "proxy/random_key.h"
 #include "proxy/scan.h"
 #include "proxy/worker.h"
 
@@ -147,8 +150,16 @@ io::Rope MakeFrame(absl::Span<const absl::string_view> args) {
 std::unique_ptr<Procedure> MakeProcedure(Worker* worker, const cluster::CommandSpec& command,
                                          const ArgList& args, const io::Rope& frame,
                                          std::string* error) {
-  if (command.container.empty() && command.name == "SCAN") return MakeScan(worker, args, error);
-  return MakeEveryNode(worker, command, args, frame, error);
+  if (command.container.empty()) {
+    if (command.name == "SCAN") return MakeScan(worker, args, error);
+    if (command.name == "RANDOMKEY") return MakeRandomKey(command);
+  }
+  if (command.container == "FUNCTION") {
+    if (command.name == "LOAD") return MakeFunctionLoad(command, args, frame);
+    if (command.name == "DELETE") return MakeFunctionDelete(command, frame);
+  }
+  if (auto report = MakeNodeReport(command, args, frame)) return report;
+  return MakeEveryNode(command, frame);
 }
 
 }  // namespace proxy

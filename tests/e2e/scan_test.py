@@ -31,6 +31,8 @@ def flat(batches):
 
 
 class ScanTest(RealClusterTestCase):
+    cluster_options = {"config": ["enable-debug-command yes"]}
+
     def setUp(self):
         super().setUp()
         for node in self.cluster.primaries():
@@ -131,6 +133,27 @@ class ScanTest(RealClusterTestCase):
             self.assertEqual(set(told), keys)
         self.cluster.finish_move(slot, source, target)
         self.assertEqual(set(flat(scan(self.connection))), keys)
+
+
+    def test_a_slot_with_too_many_keys_is_an_error_and_no_others_are_kept_back(self):
+        slot = key_slot("{tag}")
+        before = self.fill(key for key in keys_in_slots(3000) if key_slot(key) < slot)
+        node = self.cluster.owner(slot)
+        node.command("DEBUG", "POPULATE", 100001, "{tag}")
+        cursor, told = b"0", set()
+        while True:
+            reply = self.connection.command("SCAN", cursor, "COUNT", 1000)
+            if isinstance(reply, ReplyError):
+                break
+            cursor = reply[0]
+            told.update(reply[1])
+        self.assertEqual(told, before)
+        self.assert_error(reply, "ERR proxy: slot %d has more than 100000 keys, too many for one "
+                          "reply of SCAN" % slot)
+        self.connection.command("DEL", "{tag}:0")
+        cursor, keys = self.connection.command("SCAN", cursor)
+        self.assertEqual(len(keys), 100000)
+        self.assertGreater(int(cursor), slot)
 
 
 class ScanAmongChangesTest(FreshClusterTestCase):

@@ -1,14 +1,17 @@
 """Commands that ask or change the whole cluster, on real servers."""
 
+import hashlib
 import sys
 
-from harness import (FreshClusterTestCase, RealClusterTestCase, SERVER, keys_in_slots, pack,
-                     seconds, time, unittest, wait_until)
+from harness import (FreshClusterTestCase, RealClusterTestCase, SERVER, key_slot, keys_in_slots, pack,
+                     time, unittest, wait_until)
 
 NOT_REACHABLE = "CLUSTERDOWN proxy: node %s:%d: not reachable (outcome unknown)"
 
 
 class WholeClusterTest(RealClusterTestCase):
+    cluster_options = {"config": ["enable-debug-command yes", "lua-time-limit 100"]}
+
     def setUp(self):
         super().setUp()
         for node in self.cluster.primaries():
@@ -79,6 +82,138 @@ class WholeClusterTest(RealClusterTestCase):
         self.assertEqual(self.connection.command("DBSIZE"), 1000)
 
 
+    def test_randomkey_finds_every_key_and_is_null_only_if_there_is_none(self):
+        self.assertIsNone(self.connection.command("RANDOMKEY"))
+        keys = self.fill(6)
+        told = {self.connection.command("RANDOMKEY") for _ in range(400)}
+        self.assertEqual(told, keys)
+        self.connection.command("FLUSHALL")
+        self.fill(1)
+        self.assertEqual({self.connection.command("RANDOMKEY") for _ in range(20)}, {b"k0"})
+
+    def test_scripts_are_on_all_nodes(self):
+        self.connection.command("SCRIPT", "FLUSH")
+        script = "return 'mine'"
+        name = hashlib.sha1(script.encode()).hexdigest()
+        self.assertEqual(self.connection.command("SCRIPT", "LOAD", script), name.encode())
+        for node in self.cluster.nodes:
+            self.assertEqual(node.command("SCRIPT", "EXISTS", name), [1], node)
+        for key in keys_in_slots(30):
+            self.assertEqual(self.connection.command("EVALSHA", name, 1, key), b"mine")
+        self.assertEqual(self.connection.command("SCRIPT", "EXISTS", name, "0" * 40), [1, 0])
+        self.cluster.primaries()[1].command("SCRIPT", "FLUSH")
+        self.assertEqual(self.connection.command("SCRIPT", "EXISTS", name, "0" * 40), [0, 0])
+        if SERVER.startswith("valkey"):
+            self.assert_error(self.connection.command("SCRIPT", "SHOW", "0" * 40),
+                              "NOSCRIPT No matching script.")
+        self.assertEqual(self.connection.command("SCRIPT", "FLUSH", "SYNC"), b"OK")
+        for node in self.cluster.nodes:
+            self.assertEqual(node.command("SCRIPT", "EXISTS", name), [0], node)
+        self.assert_error(self.connection.command("SCRIPT", "FLUSH", "BAD"),
+                          "ERR SCRIPT FLUSH only support SYNC|ASYNC option")
+        self.assertIn("Error compiling script", str(self.connection.command("SCRIPT", "LOAD", "(")))
+        self.assert_error(self.connection.command("SCRIPT", "KILL"),
+                          "NOTBUSY No scripts in execution right now.")
+
+    def test_a_script_that_runs_on_is_killed(self):
+        runner = self.client(self.proxy)
+        runner.send("EVAL", "while true do end", 1, "k")
+        node = self.cluster.owner(key_slot("k"))
+        with node.connect() as plain:
+            wait_until(lambda: "BUSY" in str(plain.command("DBSIZE")), "the script to run on", 20)
+        self.assertEqual(self.connection.command("SCRIPT", "KILL"), b"OK")
+        self.assertIn("killed", str(runner.read()).lower())
+        self.assertEqual(self.connection.command("DBSIZE"), 0)
+
+    def test_a_library_is_on_every_primary_or_on_none(self):
+        self.connection.command("FUNCTION", "FLUSH")
+        code = "#!lua name=lib\nredis.register_function('f', function() return 'mine' end)"
+        other = code.replace("mine", "other")
+        command = self.connection.command
+        primaries = self.cluster.primaries()
+        self.assertEqual(command("FUNCTION", "LOAD", code), b"lib")
+        for key in keys_in_slots(30):
+            self.assertEqual(command("FCALL", "f", 1, key), b"mine")
+        exists = "ERR Library 'lib' already exists"
+        self.assert_error(command("FUNCTION", "LOAD", code), exists)
+        self.assertEqual(command("FUNCTION", "LOAD", "REPLACE", other), b"lib")
+        self.assertEqual(command("FCALL", "f", 1, "k"), b"other")
+        # A part has it with the same code: an earlier load was interrupted.
+        primaries[0].command("FUNCTION", "DELETE", "lib")
+        self.assertEqual(command("FUNCTION", "LOAD", other), b"lib")
+        # With another code: what is new is taken back.
+        primaries[0].command("FUNCTION", "DELETE", "lib")
+        first = min(primaries[1:], key=lambda node: node.id)
+        self.assert_error(command("FUNCTION", "LOAD", code), "ERR proxy: node %s:%d: Library 'lib' "
+                          "already exists" % (first.host, first.port))
+        self.assertEqual(primaries[0].command("FUNCTION", "LIST"), [])
+        # Gone from some already is gone.
+        self.assertEqual(command("FUNCTION", "DELETE", "lib"), b"OK")
+        self.assert_error(command("FUNCTION", "DELETE", "lib"), "ERR Library not found")
+        self.assertEqual(command("FUNCTION", "LIST"), [])
+        command("FUNCTION", "LOAD", code)
+        dump = command("FUNCTION", "DUMP")
+        self.assertEqual(command("FUNCTION", "FLUSH"), b"OK")
+        self.assertEqual(command("FUNCTION", "RESTORE", dump), b"OK")
+        for node in primaries:
+            self.assertEqual(len(node.command("FUNCTION", "LIST")), 1)
+        self.assertEqual(len(command("FUNCTION", "LIST")), 1)
+        stats = command("FUNCTION", "STATS")
+        self.assertEqual(stats, primaries[0].command("FUNCTION", "STATS"))
+        self.assertIn("Missing library metadata", str(command("FUNCTION", "LOAD", "x")))
+        command("FUNCTION", "FLUSH")
+
+    def test_the_nodes_reports_become_one(self):
+        command = self.connection.command
+        for node in self.cluster.primaries():
+            node.command("CONFIG", "SET", "slowlog-log-slower-than", "0")
+        self.fill(50)
+        self.assertGreater(command("SLOWLOG", "LEN"), 50)
+        entries = command("SLOWLOG", "GET", 40)
+        self.assertEqual(len(entries), 40)
+        times = [entry[1] for entry in entries]
+        self.assertEqual(times, sorted(times, reverse=True))
+        self.assertEqual(len(command("SLOWLOG", "GET")), 10)
+        self.assertGreater(len(command("SLOWLOG", "GET", -1)), 50)
+        self.assertIn("count should be", str(command("SLOWLOG", "GET", "x")))
+        for node in self.cluster.primaries():
+            node.command("CONFIG", "SET", "slowlog-log-slower-than", "-1")
+        self.assertEqual(command("SLOWLOG", "RESET"), b"OK")
+        self.assertEqual(command("SLOWLOG", "LEN"), 0)
+
+        for node in self.cluster.primaries():
+            node.command("CONFIG", "SET", "latency-monitor-threshold", "1")
+            node.command("DEBUG", "SLEEP", "0.01")
+        latest = command("LATENCY", "LATEST")
+        self.assertEqual([entry[0] for entry in latest], [b"command"])
+        self.assertGreaterEqual(latest[0][3], 10)
+        self.assertEqual(len(command("LATENCY", "HISTORY", "command")), 3)
+        self.assertIn(b"command", command("LATENCY", "GRAPH", "command"))
+        self.assert_error(command("LATENCY", "GRAPH", "none"),
+                          "ERR No samples available for event 'none'")
+        self.assertIn(b"Worst all time event", command("LATENCY", "DOCTOR"))
+        self.assertEqual(command("LATENCY", "RESET"), 3)
+        for node in self.cluster.primaries():
+            node.command("CONFIG", "SET", "latency-monitor-threshold", "0")
+
+        for protocol in (2, 3):
+            command("HELLO", protocol)
+            stats = command("MEMORY", "STATS")
+            if protocol == 2:
+                stats = dict(zip(stats[0::2], stats[1::2]))
+            self.assertEqual(stats[b"keys.count"], 50)
+            histogram = command("LATENCY", "HISTOGRAM", "set")
+            if protocol == 2:
+                histogram = dict(zip(histogram[0::2], histogram[1::2]))
+                calls = dict(zip(histogram[b"set"][0::2], histogram[b"set"][1::2]))
+            else:
+                calls = histogram[b"set"]
+            self.assertGreaterEqual(calls[b"calls"], 50)
+            for words in (("DOCTOR",), ("MALLOC-STATS",)):
+                self.assertIsInstance(command("MEMORY", *words), bytes)
+        self.assertEqual(command("MEMORY", "PURGE"), b"OK")
+
+
 class FailingClusterTest(FreshClusterTestCase):
     def test_a_shard_that_is_down_is_named_and_no_part_is_given(self):
         cluster = self.start_cluster(primaries=3, replicas=0)
@@ -101,11 +236,12 @@ class FailingClusterTest(FreshClusterTestCase):
         client = self.client(proxy)
         keys = keys_in_slots(300)
         client.pipeline([("SET", key, "v") for key in keys])
-        for number in range(3):
-            replica = cluster.replicas_of(cluster.primaries()[number])[0]
-            wait_until(lambda: replica.command("DBSIZE") ==
-                       cluster.primaries()[number].command("DBSIZE"), "the replica to follow")
-            cluster.failover(replica)
+        for _ in range(3):
+            cluster.wait_until_ready()
+            replicas = [node for node in cluster.nodes if not node.is_primary()]
+            wait_until(lambda: sum(node.command("DBSIZE") for node in replicas) == 300,
+                       "the replicas to follow")
+            cluster.failover(replicas[0])
             begin = time.monotonic()
             while True:
                 # Until the proxy hears of it, the old primary answers: it has the same keys.

@@ -97,15 +97,18 @@ REVIEWED_SERVE = {
     "kWholeCluster": {
         "each primary has its part": "DBSIZE FLUSHALL FLUSHDB KEYS",
         "goes from slot to slot": "SCAN",
+        "a shard chosen by its size": "RANDOMKEY",
+        "scripts and functions are on all nodes":
+            "FUNCTION|DELETE FUNCTION|DUMP FUNCTION|FLUSH FUNCTION|KILL FUNCTION|LIST FUNCTION|LOAD"
+            " FUNCTION|RESTORE FUNCTION|STATS SCRIPT|EXISTS SCRIPT|FLUSH SCRIPT|KILL SCRIPT|LOAD"
+            " SCRIPT|SHOW",
+        "each node tells of itself":
+            "LATENCY|DOCTOR LATENCY|GRAPH LATENCY|HISTOGRAM LATENCY|HISTORY LATENCY|LATEST"
+            " LATENCY|RESET MEMORY|DOCTOR MEMORY|MALLOC-STATS MEMORY|PURGE MEMORY|STATS SLOWLOG|GET"
+            " SLOWLOG|LEN SLOWLOG|RESET",
     },
     "kNotYet": {
-        "asks or changes the whole cluster":
-            "FUNCTION|DELETE FUNCTION|DUMP FUNCTION|FLUSH FUNCTION|KILL"
-            " FUNCTION|LIST FUNCTION|LOAD FUNCTION|RESTORE FUNCTION|STATS LATENCY|DOCTOR"
-            " LATENCY|GRAPH LATENCY|HISTOGRAM LATENCY|HISTORY LATENCY|LATEST LATENCY|RESET"
-            " MEMORY|DOCTOR MEMORY|MALLOC-STATS MEMORY|PURGE MEMORY|STATS MONITOR RANDOMKEY"
-            " SCRIPT|EXISTS SCRIPT|FLUSH SCRIPT|KILL SCRIPT|LOAD SCRIPT|SHOW SLOWLOG|GET"
-            " SLOWLOG|LEN SLOWLOG|RESET",
+        "sees what all nodes do": "MONITOR",
         "waits for the replicas of what this client wrote": "WAIT WAITAOF",
         "describes or changes the proxy's clients":
             "CLIENT|CACHING CLIENT|KILL CLIENT|LIST CLIENT|REPLY CLIENT|TRACKING CLIENT|UNBLOCK",
