@@ -114,6 +114,9 @@ class Backend {
 
   State state() const { return state_; }
   bool usable() const { return state_ < State::kRetired && state_ != State::kFree; }
+  // What it owed is settled, and the descriptor closed. It is there only for as long as the kernel
+  // may still send bytes that it did not copy.
+  bool settled() const { return state_ == State::kClosing && connection_.fd() < 0; }
   // Its handshake ends, or has ended, all old connections that the node has by now.
   bool fenced() const;
   const Options& options() const { return options_; }

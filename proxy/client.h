@@ -148,6 +148,9 @@ class Client {
   bool wake_wanted = false;  // on the worker's list for this turn
 
   State state() const { return state_; }
+  // The descriptor is closed. It is there only for as long as the kernel may still send bytes that
+  // it did not copy.
+  bool settled() const { return state_ == State::kClosing && connection_.fd() < 0; }
   uint32_t index() const { return index_; }
   uint32_t generation() const { return generation_; }
   size_t held_bytes() const { return charged_; }

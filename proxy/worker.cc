@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 
 namespace proxy {
@@ -510,14 +511,17 @@ void Worker::ForceClose() {
   subscriptions_.Close();
 }
 
+// What the kernel still sends without a copy is not waited for: to a peer that takes nothing any
+// more that would be half a minute.
 void Worker::CheckDrained() {
-  if (!draining_ || reported_ || clients_open_ > 0) return;
+  const auto settled = [](const auto& each) { return each == nullptr || each->settled(); };
+  if (!draining_ || reported_ || !absl::c_all_of(clients_, settled)) return;
   backend_pool_.Close();
   subscriptions_.Close();
   for (size_t i = 0; i < backends_.size(); ++i) {
     if (backends_[i] != nullptr && backends_[i]->usable()) backends_[i]->Retire();
   }
-  if (backends_alive_ > 0 || !subscriptions_.closed()) return;
+  if (!absl::c_all_of(backends_, settled) || !subscriptions_.closed()) return;
   reported_ = true;
   wake_timer_.Stop();
   io::Message message;

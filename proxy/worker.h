@@ -105,6 +105,8 @@ class Worker {
   void NoteWaiting(Client* client);
 
   Backend* NewBackend();
+  // Clients and backends that are there, if only to wait for the kernel.
+  size_t connections_left() const { return clients_open_ + backends_alive_; }
   // Null: there is none (any more).
   Backend* FindBackend(uint32_t index, uint32_t generation) const;
   void FreeBackend(Backend* backend);
