@@ -362,7 +362,7 @@ def ask_driver(driver, family, version, password, requests):
 
 # Listed whatever the cluster is; of these, only CLIENT SETINFO is also served whatever it is.
 NEWER = ("client|setinfo", "client|capa", "client|no-touch", "cluster|myshardid",
-         "cluster|slot-stats")
+         "cluster|slot-stats", "script|show")
 IDS = re.compile(rb"(\$2\r\nid\r\n):\d+")
 
 
