@@ -6,8 +6,7 @@
 // owner (CLUSTER COUNTKEYSINSLOT, GETKEYSINSLOT), so that the cursor is a slot and nothing else: it
 // means the same to every proxy and every node, whatever moves or fails between two calls. (A
 // position within a node's hash table would mean nothing after a failover: each process hashes
-// with a seed of its own.) Only a slot with too many keys for one reply is read by the node's own
-// SCAN, where it has one for single slots (Valkey), with a cursor that names the process it is for.
+// with a seed of its own.) A slot with too many keys for one reply is an error.
 
 #include <memory>
 #include <string>
