@@ -2,9 +2,8 @@
 
 import time
 
-from harness import (SERVER, Background, FreshClusterTestCase, ReplyError, key_slot, require_server,
-                     seconds, unittest, wait_until)
-from plain_server import PlainServer
+from harness import (Background, FreshClusterTestCase, ReplyError, key_slot, seconds, unittest,
+                     wait_until)
 
 # One a connection. What is there is taken at once; what is not is waited for in vain.
 CONVERSATIONS = [
@@ -47,19 +46,8 @@ class BlockingTest(FreshClusterTestCase):
             return client.call(*command)
 
     def test_replies_are_those_of_a_plain_server(self):
-        require_server()
-        plain = PlainServer(SERVER)
-        self.addCleanup(plain.stop)
         _, proxy = self.start()
-        for protocol in ([], ["HELLO 3"]):
-            for conversation in CONVERSATIONS:
-                with plain.connect() as direct, proxy.connect(seconds(20)) as client:
-                    for line in protocol:
-                        direct.call(*line.split(" "))
-                        client.call(*line.split(" "))
-                    for line in conversation:
-                        self.assertEqual(client.raw(*line.split(" ")), direct.raw(*line.split(" ")),
-                                         "%r of %r" % (line, protocol + conversation))
+        self.assert_answers_as_a_plain_server(proxy, CONVERSATIONS)
 
     def test_it_waits_for_what_comes_and_others_do_not_wait(self):
         cluster, proxy = self.start("--workers", "1")

@@ -22,6 +22,7 @@ sys.path.insert(0, os.path.join(ROOT, "tools"))
 sys.path.insert(0, HERE)
 from local_cluster import ClusterError, LocalCluster, key_slot, wait_until  # noqa: E402
 from local_proxy import LocalProxy, ProxyError  # noqa: E402
+from plain_server import PlainServer  # noqa: E402
 from resp_client import ReplyError, RespClient, pack  # noqa: E402
 from fake_node import FakeCluster  # noqa: E402
 
@@ -108,6 +109,22 @@ class ProxyTestCase(unittest.TestCase):
         client = proxy.connect(**options)
         self.addCleanup(client.close)
         return client
+
+    def assert_answers_as_a_plain_server(self, proxy, conversations):
+        """Byte for byte, in RESP2 and RESP3. A conversation: lines, each a command, on one
+        connection."""
+        require_server()
+        plain = PlainServer(SERVER)
+        self.addCleanup(plain.stop)
+        for protocol in ([], ["HELLO 3"]):
+            for conversation in conversations:
+                with plain.connect() as direct, proxy.connect(seconds(20)) as client:
+                    for line in protocol:
+                        direct.call(*line.split(" "))
+                        client.call(*line.split(" "))
+                    for line in conversation:
+                        self.assertEqual(client.raw(*line.split(" ")), direct.raw(*line.split(" ")),
+                                         "%r of %r" % (line, protocol + conversation))
 
     def assert_error(self, reply, text):
         self.assertIsInstance(reply, ReplyError, "reply %r" % (reply,))

@@ -63,19 +63,8 @@ class TransactionTest(FreshClusterTestCase):
         return cluster, self.start_proxy(cluster.addresses, *flags)
 
     def test_replies_are_those_of_a_plain_server(self):
-        require_server()
-        plain = PlainServer(SERVER)
-        self.addCleanup(plain.stop)
         _, proxy = self.start()
-        for protocol in ([], ["HELLO 3"]):
-            for conversation in CONVERSATIONS:
-                with plain.connect() as direct, proxy.connect(seconds(20)) as client:
-                    for line in protocol:
-                        direct.call(*line.split(" "))
-                        client.call(*line.split(" "))
-                    for line in conversation:
-                        self.assertEqual(client.raw(*line.split(" ")), direct.raw(*line.split(" ")),
-                                         "%r of %r" % (line, protocol + conversation))
+        self.assert_answers_as_a_plain_server(proxy, CONVERSATIONS)
 
     def test_whole_blocks_in_one_write(self):
         require_server()

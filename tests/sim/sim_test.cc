@@ -801,7 +801,8 @@ TEST_F(SimTest, ARequestWithoutASlotGoesWhenThoseBeforeItHaveRunOutOfTime) {
   world().RunFor(8 * kSecond);
   EXPECT_THAT(
       client->received(),
-      StartsWith("-CLUSTERDOWN proxy: slot 15495 has no reachable owner (not executed)\r\n$-1\r\n"));
+      StartsWith(
+          "-CLUSTERDOWN proxy: slot 15495 has no reachable owner (not executed)\r\n$-1\r\n"));
 }
 
 TEST_F(SimTest, AClusterThatCameBackAtNewAddressesIsFoundByItsNames) {
