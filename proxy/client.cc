@@ -10,8 +10,6 @@
 #include "cluster/router.h"
 #include "proxy/args.h"
 #include "proxy/local_commands.h"
-#include "proxy/publish.h"
-#include "proxy/pubsub_counts.h"
 #include "proxy/split_request.h"
 #include "proxy/subscriber.h"
 #include "proxy/worker.h"
@@ -388,18 +386,6 @@ void Client::TakeOneSlot(const cluster::CommandSpec& command, absl::string_view 
   StartOneSlot(command, slot, keys.empty(), frame);
 }
 
-void Client::StartBlocking(const cluster::CommandSpec& command, cluster::Slot slot, Block block,
-                           const io::Rope& frame) {
-  Request* request = NewRequest(command);
-  request->slot = slot;
-  request->is_blocking = request->private_connection = true;
-  request->block = std::make_unique<Block>(std::move(block));
-  request->charged = frame.size();
-  request_bytes_ += request->charged;
-  answer_first_ = request;
-  if (!worker_->dispatcher()->Start(request, frame)) waiting_for_room_ = true;
-}
-
 void Client::StartOneSlot(const cluster::CommandSpec& command, cluster::Slot slot, bool barrier,
                           const io::Rope& frame) {
   if (const ClusterState* cluster = worker_->cluster(); cluster != nullptr) {
@@ -438,164 +424,6 @@ void Client::TakeSplit(const cluster::CommandSpec& command, const resp::Pieces& 
   parent->fragments = std::move(fragments);
   worker_->stats()->split_requests.Add(1);
   if (!StartFragments(worker_, parent, args, frame)) waiting_for_room_ = true;
-}
-
-void Client::TakeWholeCluster(const cluster::CommandSpec& command, const resp::Pieces& pieces,
-                              const io::Rope& frame) {
-  const ArgList args(pieces);
-  std::string error;
-  std::unique_ptr<Procedure> procedure = MakeProcedure(worker_, command, args, frame, &error);
-  if (procedure == nullptr) return AnswerNewError(error);
-  Request* request = NewRequest(command);
-  request->charged = frame.size();
-  request_bytes_ += request->charged;
-  request->fragments = worker_->requests()->TakeFragments();
-  request->fragments->procedure = std::move(procedure);
-  procedure_ = true;
-  answer_first_ = request;
-  worker_->WakeClient(this);
-}
-
-void Client::MoveProcedureOn() {
-  if (!procedure_ || unanswered_ > 1) return;
-  if (state_ != State::kOpen && state_ != State::kDraining) return;
-  Request* const parent = tail_;
-  Fragments* const fragments = parent->fragments.get();
-  if (fragments->unanswered > 0) return;
-  Procedure* const procedure = fragments->procedure.get();
-  Step step{worker_, parent->protocol, std::move(procedure->asks), io::Rope()};
-  for (size_t i = 0; i < fragments->requests.size(); ++i) {
-    Request* request = fragments->requests[i];
-    Ask& ask = step.asks[i];
-    ask.handed_over = request->handed_over;
-    reply_bytes_ -= request->bytes.size();
-    ask.reply = std::move(request->bytes);
-    worker_->requests()->Give(request);
-  }
-  fragments->requests.clear();
-  procedure->Next(&step);
-  reply_bytes_ += procedure->held_bytes();
-  reply_bytes_ -= std::exchange(fragments->procedure_bytes, procedure->held_bytes());
-  if (!step.reply.empty()) {
-    reply_bytes_ -= fragments->procedure_bytes;
-    worker_->requests()->GiveFragments(std::move(parent->fragments));
-    procedure_ = false;
-    return AnswerRope(parent, std::move(step.reply));
-  }
-  ABSL_ASSERT(!step.asks.empty());
-  procedure->asks = std::move(step.asks);
-  fragments->unanswered = static_cast<uint32_t>(procedure->asks.size());
-  for (const Ask& ask : procedure->asks) {
-    Request* request = worker_->requests()->Take();
-    request->client = this;
-    request->command = ask.command;
-    request->parent = parent;
-    request->protocol = parent->protocol;
-    request->slot = ask.slot;
-    request->fragment = static_cast<uint32_t>(fragments->requests.size());
-    fragments->requests.push_back(request);
-    worker_->stats()->fragments.Add(1);
-    worker_->dispatcher()->StartAsk(request, ask);
-  }
-  worker_->MarkDirty(this);
-}
-
-// --- publish and subscribe
-
-void Client::TakePublish(const cluster::CommandSpec& command, absl::string_view channel,
-                         const io::Rope& frame) {
-  Request* request = NewRequest(command);
-  request->charged = frame.size();
-  request_bytes_ += request->charged;
-  if (!StartPublish(worker_, request, channel, frame)) waiting_for_room_ = true;
-}
-
-void Client::TakePubSubCount(const cluster::CommandSpec& command, const resp::Pieces& pieces,
-                             const io::Rope& frame) {
-  const ArgList args(pieces);
-  absl::optional<absl::string_view> pattern;
-  if (args.views().size() > 2) pattern = args.views()[2];
-  Request* request = NewRequest(command);
-  request->charged = frame.size();
-  request_bytes_ += request->charged;
-  if (!StartPubSubCounts(worker_, request, pattern, frame)) waiting_for_room_ = true;
-}
-
-void Client::TakeSubscription(const cluster::CommandSpec& command, const resp::Pieces& pieces,
-                              const io::Rope& frame) {
-  const ArgList args(pieces);
-  Request* request = NewRequest(command);
-  request->charged = frame.size();
-  request_bytes_ += request->charged;
-  if (subscriber_ == nullptr) subscriber_ = std::make_unique<Subscriber>(this);
-  answer_first_ = request;
-  subscriber_->Take(request, args.views());
-  ServeSubscriber();
-}
-
-// What a client with subscriptions may not do in RESP2, or gets another reply to. False: the
-// command is served as ever.
-bool Client::TakeAsSubscriber(const cluster::CommandSpec& command, const resp::Pieces& pieces) {
-  if (protocol_ != resp::Protocol::kResp2 || subscriber_->subscriptions() == 0) return false;
-  if (command.serve == cluster::Serve::kPubSub || command.name == "QUIT" ||
-      command.name == "RESET") {
-    return !command.container.empty();
-  }
-  if (command.name != "PING" || !command.container.empty()) {
-    AnswerNewError(cluster::SubscriberModeError(command));
-    return true;
-  }
-  const ArgList args(pieces);
-  if (args.views().size() > 2) {
-    AnswerNewError(cluster::WrongArityError(command));
-    return true;
-  }
-  std::string reply;
-  resp::Encoder out(protocol_, &reply);
-  out.Array(2);
-  out.Bulk("pong");
-  out.Bulk(args.views().size() == 2 ? args.views()[1] : absl::string_view());
-  AnswerNew(reply);
-  return true;
-}
-
-// The first request is another one, or its reply is not leaving any more.
-void Client::ServeSubscriber() {
-  if (!subscriber_->held.empty() && (head_ == nullptr || !head_->streaming)) {
-    reply_bytes_ -= subscriber_->held.size();
-    connection_.Send(std::exchange(subscriber_->held, io::Rope()));
-    worker_->MarkDirty(this);
-  }
-  subscriber_->RunIfFirst(head_);
-}
-
-void Client::OnPublished(const io::Rope& message) {
-  if (state_ != State::kOpen) return;
-  if (head_ != nullptr && head_->streaming) {
-    subscriber_->held.Append(message);
-    reply_bytes_ += message.size();
-  } else {
-    connection_.Send(message);
-  }
-  worker_->MarkDirty(this);
-}
-
-void Client::OnTopicReady(uint64_t command) {
-  if (subscriber_ != nullptr) subscriber_->OnTopicReady(command);
-}
-
-void Client::OnTopicRefused(uint64_t command, absl::string_view line) {
-  if (subscriber_ != nullptr) subscriber_->OnTopicRefused(command, line);
-}
-
-void Client::OnTopicPlace(const Topic& topic, size_t place) {
-  subscriber_->OnTopicPlace(topic, place);
-}
-
-void Client::LeaveTopics() {
-  if (subscriber_ == nullptr) return;
-  reply_bytes_ -= subscriber_->held.size();
-  subscriber_.reset();
 }
 
 Request* Client::NewRequest(const cluster::CommandSpec& command) {
@@ -697,17 +525,6 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
   worker_->MarkDirty(this);
   // Only the front one waits for its client: the others' replies are needed to get there.
   if (request == head_ && Backlog(*request) > kOutputPauseBytes) backend->OnSlowReader();
-}
-
-bool Client::Unblock(bool error) {
-  Request* const request = answer_first_;
-  if (request == nullptr || !request->is_blocking || request->block->ended_by_client) return false;
-  if (request->state != Request::State::kSent) return false;
-  Backend* const backend = request->backend;
-  Backend* const shared =
-      worker_->backends()->Shared(backend->node(), resp::Protocol::kResp2, false, request->slot);
-  if (shared == nullptr || !shared->SendUnblock(backend->client_id(), error)) return false;
-  return request->block->ended_by_client = true;
 }
 
 // The reply of a request with a connection of its own: that is free for others.

@@ -1,0 +1,74 @@
+// The part of Client (proxy/client.h) that concerns commands that take several steps.
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "proxy/args.h"
+#include "proxy/client.h"
+#include "proxy/procedure.h"
+#include "proxy/worker.h"
+
+namespace proxy {
+
+void Client::TakeWholeCluster(const cluster::CommandSpec& command, const resp::Pieces& pieces,
+                              const io::Rope& frame) {
+  const ArgList args(pieces);
+  std::string error;
+  std::unique_ptr<Procedure> procedure = MakeProcedure(worker_, command, args, frame, &error);
+  if (procedure == nullptr) return AnswerNewError(error);
+  Request* request = NewRequest(command);
+  request->charged = frame.size();
+  request_bytes_ += request->charged;
+  request->fragments = worker_->requests()->TakeFragments();
+  request->fragments->procedure = std::move(procedure);
+  procedure_ = true;
+  answer_first_ = request;
+  worker_->WakeClient(this);
+}
+
+void Client::MoveProcedureOn() {
+  if (!procedure_ || unanswered_ > 1) return;
+  if (state_ != State::kOpen && state_ != State::kDraining) return;
+  Request* const parent = tail_;
+  Fragments* const fragments = parent->fragments.get();
+  if (fragments->unanswered > 0) return;
+  Procedure* const procedure = fragments->procedure.get();
+  Step step{worker_, parent->protocol, std::move(procedure->asks), io::Rope()};
+  for (size_t i = 0; i < fragments->requests.size(); ++i) {
+    Request* request = fragments->requests[i];
+    Ask& ask = step.asks[i];
+    ask.handed_over = request->handed_over;
+    reply_bytes_ -= request->bytes.size();
+    ask.reply = std::move(request->bytes);
+    worker_->requests()->Give(request);
+  }
+  fragments->requests.clear();
+  procedure->Next(&step);
+  reply_bytes_ += procedure->held_bytes();
+  reply_bytes_ -= std::exchange(fragments->procedure_bytes, procedure->held_bytes());
+  if (!step.reply.empty()) {
+    reply_bytes_ -= fragments->procedure_bytes;
+    worker_->requests()->GiveFragments(std::move(parent->fragments));
+    procedure_ = false;
+    return AnswerRope(parent, std::move(step.reply));
+  }
+  ABSL_ASSERT(!step.asks.empty());
+  procedure->asks = std::move(step.asks);
+  fragments->unanswered = static_cast<uint32_t>(procedure->asks.size());
+  for (const Ask& ask : procedure->asks) {
+    Request* request = worker_->requests()->Take();
+    request->client = this;
+    request->command = ask.command;
+    request->parent = parent;
+    request->protocol = parent->protocol;
+    request->slot = ask.slot;
+    request->fragment = static_cast<uint32_t>(fragments->requests.size());
+    fragments->requests.push_back(request);
+    worker_->stats()->fragments.Add(1);
+    worker_->dispatcher()->StartAsk(request, ask);
+  }
+  worker_->MarkDirty(this);
+}
+
+}  // namespace proxy
