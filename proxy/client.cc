@@ -391,11 +391,9 @@ void Client::StartOneSlot(const cluster::CommandSpec& command, cluster::Slot slo
   if (const ClusterState* cluster = worker_->cluster(); cluster != nullptr) {
     cluster->topology->PrefetchShard(slot);
   }
-  Request* request = NewRequest(command);
+  Request* request = NewRequest(command, frame.size());
   request->slot = slot;
   request->barrier = barrier;
-  request->charged = frame.size();
-  request_bytes_ += request->charged;
   if (!worker_->dispatcher()->Start(request, frame)) waiting_for_room_ = true;
 }
 
@@ -418,18 +416,18 @@ void Client::TakeSplit(const cluster::CommandSpec& command, const resp::Pieces& 
     worker_->requests()->GiveFragments(std::move(fragments));
     return StartOneSlot(command, slots->front(), false, frame);
   }
-  Request* parent = NewRequest(command);
-  parent->charged = frame.size();
-  request_bytes_ += parent->charged;
+  Request* parent = NewRequest(command, frame.size());
   parent->fragments = std::move(fragments);
   worker_->stats()->split_requests.Add(1);
   if (!StartFragments(worker_, parent, args, frame)) waiting_for_room_ = true;
 }
 
-Request* Client::NewRequest(const cluster::CommandSpec& command) {
+Request* Client::NewRequest(const cluster::CommandSpec& command, size_t bytes) {
   Request* request = worker_->requests()->Take();
   request->client = this;
   request->command = &command;
+  request->charged = bytes;
+  request_bytes_ += bytes;
   request->protocol = protocol_;
   if (worker_->SampleAccessLine()) {
     request->sampled = true;
@@ -453,7 +451,7 @@ void Client::AnswerNew(absl::string_view reply) {
     worker_->MarkDirty(this);
   } else {
     static const cluster::CommandSpec kLocalReply = {};
-    Request* request = NewRequest(kLocalReply);
+    Request* request = NewRequest(kLocalReply, 0);
     request->sampled = false;
     Answer(request, reply);
   }

@@ -211,7 +211,8 @@ class Client {
   bool TakeAsSubscriber(const cluster::CommandSpec& command, const resp::Pieces& pieces);
   void ServeSubscriber();
   void LeaveTopics();
-  Request* NewRequest(const cluster::CommandSpec& command);
+  // The last in the queue; `bytes` of it are kept until it ends.
+  Request* NewRequest(const cluster::CommandSpec& command, size_t bytes);
   void AnswerNew(absl::string_view reply);
   void AnswerNewError(absl::string_view line);
   void OnProtocolError(absl::string_view error);

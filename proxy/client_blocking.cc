@@ -10,12 +10,10 @@ namespace proxy {
 
 void Client::StartBlocking(const cluster::CommandSpec& command, cluster::Slot slot, Block block,
                            const io::Rope& frame) {
-  Request* request = NewRequest(command);
+  Request* request = NewRequest(command, frame.size());
   request->slot = slot;
   request->is_blocking = request->private_connection = true;
   request->block = std::make_unique<Block>(std::move(block));
-  request->charged = frame.size();
-  request_bytes_ += request->charged;
   answer_first_ = request;
   if (!worker_->dispatcher()->Start(request, frame)) waiting_for_room_ = true;
 }

@@ -17,9 +17,7 @@ void Client::TakeWholeCluster(const cluster::CommandSpec& command, const resp::P
   std::string error;
   std::unique_ptr<Procedure> procedure = MakeProcedure(worker_, command, args, frame, &error);
   if (procedure == nullptr) return AnswerNewError(error);
-  Request* request = NewRequest(command);
-  request->charged = frame.size();
-  request_bytes_ += request->charged;
+  Request* request = NewRequest(command, frame.size());
   request->fragments = worker_->requests()->TakeFragments();
   request->fragments->procedure = std::move(procedure);
   procedure_ = true;

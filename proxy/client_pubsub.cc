@@ -17,9 +17,7 @@ namespace proxy {
 
 void Client::TakePublish(const cluster::CommandSpec& command, absl::string_view channel,
                          const io::Rope& frame) {
-  Request* request = NewRequest(command);
-  request->charged = frame.size();
-  request_bytes_ += request->charged;
+  Request* request = NewRequest(command, frame.size());
   if (!StartPublish(worker_, request, channel, frame)) waiting_for_room_ = true;
 }
 
@@ -28,18 +26,14 @@ void Client::TakePubSubCount(const cluster::CommandSpec& command, const resp::Pi
   const ArgList args(pieces);
   absl::optional<absl::string_view> pattern;
   if (args.views().size() > 2) pattern = args.views()[2];
-  Request* request = NewRequest(command);
-  request->charged = frame.size();
-  request_bytes_ += request->charged;
+  Request* request = NewRequest(command, frame.size());
   if (!StartPubSubCounts(worker_, request, pattern, frame)) waiting_for_room_ = true;
 }
 
 void Client::TakeSubscription(const cluster::CommandSpec& command, const resp::Pieces& pieces,
                               const io::Rope& frame) {
   const ArgList args(pieces);
-  Request* request = NewRequest(command);
-  request->charged = frame.size();
-  request_bytes_ += request->charged;
+  Request* request = NewRequest(command, frame.size());
   if (subscriber_ == nullptr) subscriber_ = std::make_unique<Subscriber>(this);
   answer_first_ = request;
   subscriber_->Take(request, args.views());

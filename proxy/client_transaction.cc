@@ -149,11 +149,9 @@ void Client::TakeExec(const cluster::CommandSpec& command) {
 
 Request* Client::NewTransactionRequest(const cluster::CommandSpec& command, cluster::Slot slot,
                                        size_t bytes) {
-  Request* const request = NewRequest(command);
+  Request* const request = NewRequest(command, bytes);
   request->transaction = std::make_unique<TransactionPart>();
   request->slot = slot;
-  request->charged = bytes;
-  request_bytes_ += bytes;
   return request;
 }
 
