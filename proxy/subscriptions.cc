@@ -22,12 +22,12 @@ constexpr absl::Duration kUnusedTime = absl::Seconds(1);
 constexpr absl::Duration kBackoffMin = absl::Milliseconds(10);
 constexpr absl::Duration kBackoffMax = absl::Milliseconds(500);
 // A message takes less from the node that it is published at to another one.
-constexpr absl::Duration kBetweenNodes = absl::Milliseconds(100);
+constexpr absl::Duration kBetweenNodes = absl::Milliseconds(200);
 // There may be many that are looked at again, each at its own time.
 constexpr absl::Duration kBetweenAttending = absl::Milliseconds(10);
 // Of what a new home sends while the old one still does.
 constexpr size_t kHeldBytesMax = 1 << 20;
-constexpr size_t kGivenMax = 4096;
+constexpr size_t kGivenMax = 1 << 16;
 // Messages up to this size are copied, so that those that follow each other are one part of a send.
 constexpr size_t kCopyMessageBytes = 8 << 10;
 
@@ -218,6 +218,7 @@ SubscriberLink* Subscriptions::LinkTo(absl::string_view node_id) {
 // Brings the topic nearer to where it should be. Called whenever something has changed.
 void Subscriptions::Settle(Topic* topic) {
   if (closed_) return;
+  if (topic->given != nullptr && topic->given->until <= worker_->now()) topic->given.reset();
   if (topic->used()) {
     topic->unused_since = absl::InfiniteFuture();
     return SettleUsed(topic);
@@ -236,6 +237,8 @@ void Subscriptions::SettleUsed(Topic* topic) {
     worker_->HintRefresh("");
     return RetryLater(topic);
   }
+  SubscriberLink* const first = LinkTo(wanted[0]);
+  if (topic->home != nullptr && topic->home != first && !topic->everywhere) BeginMove(topic, first);
   size_t confirmed = 0;
   bool home_confirmed = false;
   SubscriberLink* first_confirmed = nullptr;
@@ -256,15 +259,19 @@ void Subscriptions::SettleUsed(Topic* topic) {
     if (id == wanted[0]) home_confirmed = true;
     if (first_confirmed == nullptr) first_confirmed = link;
   }
-  SubscriberLink* const first = LinkTo(wanted[0]);
   if (topic->everywhere) {
     topic->home = first_confirmed;
   } else if (topic->home == nullptr) {
     if (home_confirmed) topic->home = first;
   } else if (topic->home != first) {
-    BeginMove(topic, first);
+    MoveOn(topic);
   } else if (topic->move != nullptr) {
-    EndMove(topic);  // back where it was
+    // Back where it was: what has come from the other one meanwhile goes first, too.
+    EndMove(topic);
+    if (topic->home != nullptr && topic->home != first) {
+      BeginMove(topic, first);
+      MoveOn(topic);
+    }
   }
   if (confirmed == wanted.size()) {
     topic->backoff = absl::ZeroDuration();
@@ -278,7 +285,11 @@ void Subscriptions::SettleUsed(Topic* topic) {
 }
 
 void Subscriptions::AskPlace(Topic* topic, Topic::Place* place) {
-  if (topic->retry_at > worker_->now()) return Attend(topic, topic->retry_at);
+  absl::Time ask_at = topic->retry_at;
+  if (topic->move != nullptr && topic->move->to == place->link) {
+    ask_at = std::max(ask_at, topic->move->ask_at);
+  }
+  if (ask_at > worker_->now()) return Attend(topic, ask_at);
   place->number = place->link->Subscribe(topic->kind, topic->name);
   place->state = State::kAsked;
 }
@@ -315,6 +326,7 @@ void Subscriptions::Leave(Topic* topic, Topic::Place* place) {
 void Subscriptions::DropPlaces(Topic* topic) {
   topic->ready = false;
   topic->move.reset();
+  topic->given.reset();
   topic->home = nullptr;
   for (size_t i = topic->places.size(); i-- > 0;) Leave(topic, &topic->places[i]);
   DeleteIfGone(topic);
@@ -347,14 +359,41 @@ void Subscriptions::SetCounted(Topic* topic, Topic::Place* place, bool counted) 
 
 // --- from one home to the next
 
-void Subscriptions::BeginMove(Topic* topic, SubscriberLink* to) {
-  const Topic::Place* const next = PlaceAt(topic, to);
-  if (topic->move == nullptr || topic->move->to != to) {
-    if (topic->move != nullptr) EndMove(topic);
-    topic->move = std::make_unique<Topic::Move>();
-    topic->move->to = to;
+void Topic::Given::Note(const SubscriberLink* by, absl::Time at, const io::Rope& frame) {
+  if (entries_.size() < kGivenMax) entries_.insert({HashOf(frame), {at, by}});
+}
+
+bool Topic::Given::Take(const SubscriberLink* by, absl::Time at, const io::Rope& frame) {
+  const auto [begin, end] = entries_.equal_range(HashOf(frame));
+  auto nearest = end;
+  absl::Duration least = kBetweenNodes;
+  for (auto it = begin; it != end; ++it) {
+    const absl::Duration between = absl::AbsDuration(it->second.at - at);
+    if (it->second.by == by || between > least) continue;
+    least = between;
+    nearest = it;
   }
-  if (next->state != State::kConfirmed) return;
+  if (nearest == end) return false;
+  entries_.erase(nearest);
+  return true;
+}
+
+void Subscriptions::BeginMove(Topic* topic, SubscriberLink* to) {
+  if (topic->move != nullptr && topic->move->to == to) return;
+  if (topic->move != nullptr) EndMove(topic);
+  if (topic->home == nullptr) return;
+  topic->move = std::make_unique<Topic::Move>();
+  topic->move->to = to;
+  topic->move->ask_at = worker_->now();
+  // The nodes of two shards do not pass these on to each other.
+  if (topic->kind == TopicKind::kShardChannel) return;
+  topic->move->ask_at += kBetweenNodes;
+  if (topic->given == nullptr) topic->given = std::make_unique<Topic::Given>();
+  topic->given->until = absl::InfiniteFuture();
+}
+
+void Subscriptions::MoveOn(Topic* topic) {
+  if (PlaceAt(topic, topic->move->to)->state != State::kConfirmed) return;
   Topic::Place* const old = PlaceAt(topic, topic->home);
   if (old == nullptr || !topic->home->open()) return EndMove(topic);
   absl::Time& leave_at = topic->move->leave_at;
@@ -363,9 +402,13 @@ void Subscriptions::BeginMove(Topic* topic, SubscriberLink* to) {
   Leave(topic, old);  // it has sent its last when it confirms that
 }
 
-// Nothing more comes from the old home, or it is to stay what it is.
+// Nothing more comes from the old home, or another one is wanted.
 void Subscriptions::EndMove(Topic* topic) {
   const std::unique_ptr<Topic::Move> move = std::move(topic->move);
+  if (topic->given != nullptr) {
+    topic->given->until = worker_->now() + kBetweenNodes;
+    Attend(topic, topic->given->until);
+  }
   const Topic::Place* const next = PlaceAt(topic, move->to);
   const bool confirmed = next != nullptr && next->state == State::kConfirmed;
   const Topic::Place* const old = PlaceAt(topic, topic->home);
@@ -373,14 +416,19 @@ void Subscriptions::EndMove(Topic* topic) {
   if (!confirmed && old_stays) return;
   topic->home = confirmed ? move->to : nullptr;
   if (!confirmed) topic->ready = false;
-  for (const io::Rope& frame : move->held) {
-    const auto given = std::find(move->given.begin(), move->given.end(), HashOf(frame));
-    if (given != move->given.end()) {
-      move->given.erase(given);
-    } else {
-      Deliver(*topic, frame);
-    }
+  for (const Topic::Move::Held& message : move->held) {
+    GiveOn(topic, move->to, message.at, message.frame);
   }
+}
+
+// Unless it was given on already.
+void Subscriptions::GiveOn(Topic* topic, const SubscriberLink* by, absl::Time at,
+                           const io::Rope& frame) {
+  if (topic->given != nullptr) {
+    if (topic->given->Take(by, at, frame)) return;
+    topic->given->Note(by, at, frame);
+  }
+  Deliver(*topic, frame);
 }
 
 // --- what happens to links
@@ -555,18 +603,14 @@ void Subscriptions::OnPublished(SubscriberLink* link, TopicKind kind, absl::stri
   Topic* const topic = FindExisting(kind, name);
   if (topic == nullptr || topic->subscribers.empty()) return;
   if (link == topic->home) {
-    if (topic->move != nullptr && topic->move->leave_at != absl::InfiniteFuture() &&
-        topic->move->given.size() < kGivenMax) {
-      topic->move->given.push_back(HashOf(frame));
-    }
-    return Deliver(*topic, frame);
+    return GiveOn(topic, link, worker_->now(), frame);
   }
   if (topic->everywhere) {
     if (IsKeyEvent(channel)) Deliver(*topic, frame);
     return;
   }
   if (topic->move == nullptr || topic->move->to != link) return;
-  topic->move->held.push_back(io::Rope(io::CopyToHeap(frame.Flatten())));
+  topic->move->held.push_back({worker_->now(), io::Rope(io::CopyToHeap(frame.Flatten()))});
   topic->move->held_bytes += frame.size();
   // However long the old home takes: what comes from it now is late.
   if (topic->move->held_bytes <= kHeldBytesMax) return;

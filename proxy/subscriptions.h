@@ -9,10 +9,12 @@
 // primaries; of the other messages, which the nodes pass on to each other, those from one of them
 // count.
 //
-// When a home changes, the subscription is made at the new one before the old one is ended, which
-// is kept for as long as messages may take from node to node. What the new one sends meanwhile is
-// held until the old one has sent its last, so that the order stays, and then given on without what
-// the old one has given already.
+// When a home changes, the subscription is made at the new one before the old one is ended. What
+// the new one sends meanwhile is held until the old one has sent its last, so that the order stays,
+// and then given on without what the old one has given already. Messages take a while from node to
+// node: for as long, what is given on is noted before the new one is asked, the old one is kept
+// after the new one has confirmed, and what the new one sends is compared after the old one is
+// left.
 //
 // One worker's thread; the counts of all workers lie in SubscriptionTable.
 
@@ -51,12 +53,34 @@ struct Topic {
   };
   // From one home to the next.
   struct Move {
+    struct Held {
+      absl::Time at;
+      io::Rope frame;
+    };
     SubscriberLink* to = nullptr;
+    // When the new home is asked.
+    absl::Time ask_at;
     // When the old home is left: a while after the new one has confirmed.
     absl::Time leave_at = absl::InfiniteFuture();
-    std::vector<uint64_t> given;  // hashes of what the old home has sent since then
-    std::vector<io::Rope> held;   // what the new one has sent
+    std::vector<Held> held;  // what the new one has sent
     size_t held_bytes = 0;
+  };
+  // What was given on while the home changed. Two nodes send the same message at about the same
+  // time; the same text at another time is another message.
+  class Given {
+   public:
+    void Note(const SubscriberLink* by, absl::Time at, const io::Rope& frame);
+    // Another node's has been given on; that stands for this one only.
+    bool Take(const SubscriberLink* by, absl::Time at, const io::Rope& frame);
+    // No message that was noted comes from a node any more.
+    absl::Time until = absl::InfiniteFuture();
+
+   private:
+    struct Entry {
+      absl::Time at;
+      const SubscriberLink* by;
+    };
+    absl::btree_multimap<uint64_t, Entry> entries_;  // by hash
   };
   struct Waiter {
     uint32_t client_index = 0;
@@ -76,6 +100,7 @@ struct Topic {
   SubscriberLink* home = nullptr;  // whose messages count; null: it is being looked for
   bool ready = false;              // confirmed where it has to be
   std::unique_ptr<Move> move;
+  std::unique_ptr<Given> given;  // null: no home has changed lately
   std::string moved_to;  // a node that a MOVED named: the home until there is another topology
   absl::Time retry_at = absl::InfinitePast();  // not asked again before
   absl::Duration backoff = absl::ZeroDuration();
@@ -155,7 +180,9 @@ class Subscriptions final : public SubscriberLink::Observer {
   void DropPlaces(Topic* topic);
   void SetCounted(Topic* topic, Topic::Place* place, bool counted);
   void BeginMove(Topic* topic, SubscriberLink* to);
+  void MoveOn(Topic* topic);
   void EndMove(Topic* topic);
+  void GiveOn(Topic* topic, const SubscriberLink* by, absl::Time at, const io::Rope& frame);
   void BecomeReady(Topic* topic);
   void RetryLater(Topic* topic);
   void Attend(Topic* topic, absl::Time when);
