@@ -32,6 +32,10 @@ bool IsZeroCopyRefusal(int result) {
 
 // --- SendQueue
 
+void SendQueue::PushMany(const Rope& rope) {
+  for (const Slice& slice : rope.slices()) Push(slice);
+}
+
 void SendQueue::Add(Slice slice) { slices_.push_back(std::move(slice)); }
 
 size_t SendQueue::Gather(size_t bytes_max, std::vector<iovec>* parts) const {

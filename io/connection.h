@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/attributes.h"
 #include "absl/strings/string_view.h"
 #include "io/ring.h"
 #include "io/slice.h"
@@ -26,18 +27,14 @@ namespace io {
 class SendQueue {
  public:
   // Joins the last slice when it continues it in the same block.
-  void Push(Slice slice) {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE void Push(Slice slice) {
     if (slice.empty()) return;
     bytes_ += slice.size();
-    if (slice_count() > 0 && slices_.back().IsFollowedBy(slice)) {
-      slices_.back().ExtendBy(slice.size());
-    } else {
-      Add(std::move(slice));
-    }
+    if (slice_count() == 0 || !slices_.back().Join(slice)) Add(std::move(slice));
   }
-  void Push(Rope rope) {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE void Push(Rope rope) {
     if (Slice* only = rope.only_slice(); only != nullptr) return Push(std::move(*only));
-    for (const Slice& slice : rope.slices()) Push(slice);
+    PushMany(rope);
   }
   size_t bytes() const { return bytes_; }
   bool empty() const { return bytes_ == 0; }
@@ -58,6 +55,7 @@ class SendQueue {
 
  private:
   void Add(Slice slice);
+  void PushMany(const Rope& rope);
 
   std::vector<Slice> slices_;  // [head_, end) are waiting
   size_t head_ = 0;

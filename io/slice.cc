@@ -24,12 +24,7 @@ void Rope::AppendToMany(Slice slice) {
     many_->slices.push_back(std::move(one_));
   }
   many_->bytes += slice.size();
-  Slice& last = many_->slices.back();
-  if (last.IsFollowedBy(slice)) {
-    last.ExtendBy(slice.size());
-  } else {
-    many_->slices.push_back(std::move(slice));
-  }
+  if (!many_->slices.back().Join(slice)) many_->slices.push_back(std::move(slice));
 }
 
 void Rope::CopyMany(const Many& many) { many_ = new Many(many); }

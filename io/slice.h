@@ -104,7 +104,12 @@ class Slice {
     return buffer_.get() == next.buffer_.get() && buffer_ &&
            bytes_.data() + bytes_.size() == next.bytes_.data();
   }
-  void ExtendBy(size_t n) { bytes_ = absl::string_view(bytes_.data(), bytes_.size() + n); }
+  // Takes the bytes of `next` in if it continues this slice; false: it does not.
+  bool Join(const Slice& next) {
+    if (!IsFollowedBy(next)) return false;
+    bytes_ = absl::string_view(bytes_.data(), bytes_.size() + next.size());
+    return true;
+  }
 
  private:
   BufferRef buffer_;
@@ -138,9 +143,7 @@ class Rope {
     if (slice.empty()) return;
     if (empty()) {
       one_ = std::move(slice);
-    } else if (many_ == nullptr && one_.IsFollowedBy(slice)) {
-      one_.ExtendBy(slice.size());
-    } else {
+    } else if (many_ != nullptr || !one_.Join(slice)) {
       AppendToMany(std::move(slice));
     }
   }

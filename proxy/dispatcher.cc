@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/attributes.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
@@ -114,6 +115,19 @@ absl::string_view OwnerId(const cluster::Topology& topology, cluster::Slot slot)
 
 // --- a new request
 
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Dispatcher::Send(Request* request, const Route& route) {
+  Client* client = request->client;
+  if (!route.plain || request->private_connection) {
+    client->plain_epoch = 0;
+  } else if (client->in_flight == 0) {
+    client->plain_epoch = worker_->route_epoch();
+  }
+  request->asking = request->hold != nullptr && request->hold->ask;
+  if (ABSL_PREDICT_FALSE(request->private_connection)) PreparePrivate(request, route.backend);
+  if (!request->command->is_read_only()) client->NoteWrite(worker_->now());
+  route.backend->Enqueue(request);
+}
+
 bool Dispatcher::Start(Request* request, const io::Rope& frame) {
   const cluster::CommandSpec& command = *request->command;
   request->read = command.is_read_only();
@@ -188,7 +202,9 @@ void Dispatcher::StartAsk(Request* request, const Ask& ask) {
 
 // --- where to
 
-NodeBackends* Dispatcher::ChooseNode(Request* request, bool* read_only, bool* by_slot) {
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline NodeBackends* Dispatcher::ChooseNode(Request* request,
+                                                                         bool* read_only,
+                                                                         bool* by_slot) {
   *read_only = *by_slot = false;
   const ClusterState* state = worker_->cluster();
   if (state == nullptr) return nullptr;
@@ -362,19 +378,6 @@ bool Dispatcher::EarlierInTheWay(const Request& request, const Backend* backend)
     if (!IsOut(*other) || other->backend != backend) found = true;
   });
   return found;
-}
-
-void Dispatcher::Send(Request* request, const Route& route) {
-  Client* client = request->client;
-  if (!route.plain || request->private_connection) {
-    client->plain_epoch = 0;
-  } else if (client->in_flight == 0) {
-    client->plain_epoch = worker_->route_epoch();
-  }
-  request->asking = request->hold != nullptr && request->hold->ask;
-  if (ABSL_PREDICT_FALSE(request->private_connection)) PreparePrivate(request, route.backend);
-  if (!request->command->is_read_only()) client->NoteWrite(worker_->now());
-  route.backend->Enqueue(request);
 }
 
 void Dispatcher::PreparePrivate(Request* request, Backend* backend) {

@@ -14,6 +14,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/base/attributes.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "cluster/redirection.h"
@@ -70,10 +71,10 @@ class Dispatcher {
 
   NodeBackends* ChooseNode(Request* request, bool* read_only, bool* by_slot);
   Route FindRoute(Request* request);
-  Route FindWatchRoute(Request* request);
+  ABSL_ATTRIBUTE_NOINLINE Route FindWatchRoute(Request* request);
   bool IsWatchOver(const Request& request) const;
   void OnWatchOver(Request* request);
-  void PreparePrivate(Request* request, Backend* backend);
+  ABSL_ATTRIBUTE_NOINLINE void PreparePrivate(Request* request, Backend* backend);
   bool OnUnblocked(Request* request, absl::string_view line);
   bool OnWatchRefused(Request* request, cluster::ErrorKind kind);
   bool GateOpen(Request* request, const Route& route);
