@@ -61,10 +61,12 @@ void EveryNode::Next(Step* step) {
   for (Ask& ask : step->asks) {
     if (ask.gone) continue;
     held_bytes_ += ask.reply.size();
-    // What a replica says does not count.
     const bool replica = ask.to == Ask::To::kNode;
     failed |= ask.failed() && !replica;
-    if (replica) ask.reply.Clear();
+    if (replica) {
+      NoteReplica(ask);
+      ask.reply.Clear();
+    }
     answered_.push_back(std::move(ask));
   }
   if (!failed && Plan(step)) {

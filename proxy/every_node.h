@@ -33,6 +33,8 @@ class EveryNode : public Procedure {
  protected:
   // All have answered without an error.
   virtual void Merge(Step* step, absl::Span<Ask> answered) = 0;
+  // What a replica says does not count, but it can be looked at: this one could be asked.
+  virtual void NoteReplica(const Ask&) {}
   // Some have answered with an error.
   virtual void Fail(Step* step, absl::Span<Ask> answered);
 

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "io/buffer_pool.h"
+#include "proxy/config_commands.h"
 #include "proxy/every_node.h"
 #include "proxy/function_commands.h"
 #include "proxy/node_reports.h"
@@ -153,6 +154,10 @@ std::unique_ptr<Procedure> MakeProcedure(Worker* worker, const cluster::CommandS
   if (command.container.empty()) {
     if (command.name == "SCAN") return MakeScan(worker, args, error);
     if (command.name == "RANDOMKEY") return MakeRandomKey(command);
+  }
+  if (command.container == "CONFIG") {
+    if (command.name == "GET") return MakeConfigGet(command, frame);
+    return MakeConfigSet(command, args, error);
   }
   if (command.container == "FUNCTION") {
     if (command.name == "LOAD") return MakeFunctionLoad(command, args, frame);

@@ -299,8 +299,7 @@ TEST(CommandTableTest, StateChangingCommandsAreNeverShared) {
 
 TEST(CommandTableTest, AdministrationOfOneServerIsRefused) {
   // semantics.md, "refused by default".
-  const absl::string_view names[] = {"CONFIG|SET",
-                                     "CONFIG|REWRITE",
+  const absl::string_view names[] = {"CONFIG|REWRITE",
                                      "CONFIG|RESETSTAT",
                                      "DEBUG",
                                      "SHUTDOWN",

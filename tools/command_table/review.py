@@ -98,6 +98,9 @@ REVIEWED_SERVE = {
         "each primary has its part": "DBSIZE FLUSHALL FLUSHDB KEYS",
         "goes from slot to slot": "SCAN",
         "a shard chosen by its size": "RANDOMKEY",
+        "one primary tells, of the parameters that concern the data": "CONFIG|GET",
+        "`notify-keyspace-events` only: OK, and nothing is done, where all nodes have it so":
+            "CONFIG|SET",
         "scripts and functions are on all nodes":
             "FUNCTION|DELETE FUNCTION|DUMP FUNCTION|FLUSH FUNCTION|KILL FUNCTION|LIST FUNCTION|LOAD"
             " FUNCTION|RESTORE FUNCTION|STATS SCRIPT|EXISTS SCRIPT|FLUSH SCRIPT|KILL SCRIPT|LOAD"
@@ -112,7 +115,6 @@ REVIEWED_SERVE = {
         "waits for the replicas of what this client wrote": "WAIT WAITAOF",
         "describes or changes the proxy's clients":
             "CLIENT|CACHING CLIENT|KILL CLIENT|LIST CLIENT|REPLY CLIENT|TRACKING CLIENT|UNBLOCK",
-        "allow-listed parameters will be answered": "CONFIG|GET",
     },
     "kRefused": {
         "a container: only its subcommands are served":
