@@ -256,6 +256,7 @@ void Backend::FinishHandshake() {
   timer_.Stop();
   Become(State::kOpen);
   worker_->backends()->OnOpen(node_);
+  if (!options_.is_private) worker_->script_repairs()->GiveAll(this);
   worker_->MarkDirty(this);
   worker_->WakeAllWaiting();
 }
@@ -290,6 +291,30 @@ void Backend::Enqueue(Request* request) {
     unsent_bytes_ += request->bytes.size();
   }
   worker_->MarkDirty(this);
+}
+
+void Backend::EnqueueOwn(Request* request) {
+  ABSL_ASSERT(usable() && request->client == nullptr);
+  request->state = Request::State::kQueued;
+  request->backend = this;
+  if (unsent_.empty() && MayGive()) {
+    Give(request);
+  } else {
+    unsent_.Push(request);
+    unsent_bytes_ += request->bytes.size();
+  }
+  worker_->MarkDirty(this);
+}
+
+void Backend::GiveOwn(Request* request) {
+  ABSL_ASSERT(state_ == State::kOpen && request->client == nullptr);
+  request->backend = this;
+  Give(request);
+}
+
+GivenScripts* Backend::given_scripts() {
+  if (given_scripts_ == nullptr) given_scripts_ = std::make_unique<GivenScripts>();
+  return given_scripts_.get();
 }
 
 bool Backend::MayGive() const {
@@ -342,7 +367,8 @@ void Backend::Flush() {
     if (unsent_.size() > Request::kAhead) Request::Prefetch(unsent_.begin()[Request::kAhead]);
     unsent_.Pop();
     unsent_bytes_ -= request->bytes.size();
-    if (request->client == nullptr) {  // its client left before it was handed over
+    // Its client left before it was handed over.
+    if (request->client == nullptr && !request->is_script_repair) {
       worker_->requests()->Give(request);
       dropped = true;
       continue;
@@ -461,6 +487,8 @@ void Backend::TakeReplies(io::Slice data) {
       const bool large = scanner_.frame_bytes() + scanner_.bytes_missing() > kLargeReplyBytes;
       request->client->OnReplyPiece(request, data.buffer(), piece, complete, large);
       if (state_ == State::kClosing) return;
+    } else if (request->is_script_repair) {
+      worker_->script_repairs()->OnReplyPiece(request, piece, complete);
     } else if (complete) {
       worker_->requests()->Give(request);
     }
@@ -722,8 +750,8 @@ void Backend::SettleOne(Request* request, bool handed_over, bool head) {
   request->asking = false;
   Client* client = request->client;
   if (client == nullptr) {
-    worker_->requests()->Give(request);
-    return;
+    if (request->is_script_repair) return worker_->script_repairs()->OnLost(request);
+    return worker_->requests()->Give(request);
   }
   --client->in_flight;
   // What a WATCH watched, if it did, is not watched any more; and who waits at a node that does not

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,7 @@
 #include "proxy/fifo.h"
 #include "proxy/pending_ring.h"
 #include "proxy/request.h"
+#include "proxy/script_repairs.h"
 #include "resp/encoder.h"
 #include "resp/scanner.h"
 
@@ -72,6 +74,10 @@ class Backend {
   // Takes a request whose `bytes` are set. It is sent with the next Flush once the connection is
   // open.
   void Enqueue(Request* request);
+  // The same for a request of the proxy's own.
+  void EnqueueOwn(Request* request);
+  // … before all others, when the connection has just opened.
+  void GiveOwn(Request* request);
   // Copies a small request's bytes, adjacent to the one before.
   io::Slice CopyRequest(const io::Rope& frame);
 
@@ -108,6 +114,8 @@ class Backend {
   // time were up. False: it can't be asked now.
   bool SendUnblock(int64_t client_id, bool error);
   int64_t client_id() const { return client_id_; }
+  // The scripts that were sent to the node on this connection (proxy/script_repairs.h).
+  GivenScripts* given_scripts();
 
   // Waits for room; woken (Worker::WakeClient) when the backend is half empty.
   void AddWaiter(uint32_t client_index, uint32_t client_generation);
@@ -197,7 +205,8 @@ class Backend {
   int64_t client_id_ = 0;              // ours at the node
   bool may_multi_ = false;             // the node lets us: it has said so in the handshake
   bool leased_ = false;
-  std::string name_;  // ours at the node
+  std::unique_ptr<GivenScripts> given_scripts_;  // null: none
+  std::string name_;                             // ours at the node
 };
 
 }  // namespace proxy

@@ -369,6 +369,7 @@ void Client::TakeOneSlot(const cluster::CommandSpec& command, absl::string_view 
   if (command.serve == cluster::Serve::kBySlot) {
     return StartOneSlot(command, cluster::SlotArgument(args.views()[2]), false, frame);
   }
+  if (ABSL_PREDICT_FALSE(command.is_script())) NoteScript(command, args.views());
   std::vector<uint32_t> keys;
   // An impossible number of keys: no node runs it, and the one it goes to says why.
   if (cluster::FindKeyIndexes(command, args.views(), &keys) == cluster::KeySearch::kInvalid) {

@@ -182,6 +182,8 @@ class Client {
                  const io::Rope& frame);
   void StartOneSlot(const cluster::CommandSpec& command, cluster::Slot slot, bool barrier,
                     const io::Rope& frame);
+  // EVAL brings a text, EVALSHA calls one.
+  void NoteScript(const cluster::CommandSpec& command, absl::Span<const absl::string_view> args);
   // --- transactions: proxy/client_transaction.cc
   static bool ActsInTransaction(const cluster::CommandSpec& command);
   bool IsQueueableArity(const cluster::CommandSpec& command, int64_t arg_count) const;

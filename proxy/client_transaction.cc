@@ -178,6 +178,7 @@ void Client::QueueCommand(const cluster::CommandSpec& command, const resp::Piece
       if (cluster::FindKeyIndexes(command, args.views(), &keys) == cluster::KeySearch::kInvalid) {
         keys.clear();
       }
+      if (command.is_script()) NoteScript(command, args.views());
       cluster::Slot slot = 0;
       if (!cluster::CommonSlot(args.views(), keys, &slot) ||
           (!keys.empty() && !transaction_->AcceptsSlot(slot))) {

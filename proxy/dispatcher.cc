@@ -44,6 +44,9 @@ constexpr absl::string_view kNotConfirmed =
     "ERR proxy: redirection not confirmed (outcome unknown)";
 constexpr absl::string_view kOvertaken =
     "ERR proxy: overtaken by a later command on the same key (not executed)";
+constexpr absl::string_view kNoScriptPrefix = "NOSCRIPT ";
+// Nodes that lack the script, one after the other.
+constexpr uint8_t kScriptRepairsMax = 3;
 constexpr absl::string_view kNotReachable = "CLUSTERDOWN proxy: not reachable (not executed)";
 constexpr absl::string_view kNotExecutedSuffix = "(not executed)";
 constexpr absl::string_view kUnknownSuffix = "(outcome unknown)";
@@ -125,6 +128,9 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Dispatcher::Send(Request* request, cons
   request->asking = request->hold != nullptr && request->hold->ask;
   if (ABSL_PREDICT_FALSE(request->private_connection)) PreparePrivate(request, route.backend);
   if (!request->command->is_read_only()) client->NoteWrite(worker_->now());
+  if (ABSL_PREDICT_FALSE(request->is_burst)) {
+    worker_->script_repairs()->GiveBefore(*request, route.backend);
+  }
   route.backend->Enqueue(request);
 }
 
@@ -579,10 +585,11 @@ void Dispatcher::Expire(Request* request) {
     line = std::string(kConnectionLostError);
   }
   // While it still has its place among the others, see there.
-  const bool unknown = absl::EndsWith(line, kUnknownSuffix);
+  const bool no_script = request->hold->repair != nullptr;  // or so it said
+  const bool unknown = no_script || absl::EndsWith(line, kUnknownSuffix);
   if (unknown) NoteMayHaveRun(request);
   LeaveWaiting(request);
-  if (unknown) worker_->stats()->unknown_outcomes.Add(1);
+  if (unknown && !no_script) worker_->stats()->unknown_outcomes.Add(1);
   request->client->AnswerError(request, line);
 }
 
@@ -590,6 +597,10 @@ Dispatcher::Verdict Dispatcher::CheckHold(Request* request) {
   Hold* hold = request->hold.get();
   if (hold == nullptr) return Verdict::kGo;
   if (hold->deadline <= worker_->now()) return Verdict::kExpired;
+  if (hold->repair != nullptr) {
+    const Verdict verdict = CheckRepair(request);
+    if (verdict != Verdict::kGo) return verdict;
+  }
   const bool other_topology =
       hold->for_topology != 0 && hold->for_topology != worker_->topology_number();
   if (hold->not_before > worker_->now() && !other_topology) return Verdict::kNotYet;
@@ -600,6 +611,20 @@ Dispatcher::Verdict Dispatcher::CheckHold(Request* request) {
     return Verdict::kNotYet;
   }
   return confirm ? ConfirmScript(request) : Verdict::kGo;
+}
+
+Dispatcher::Verdict Dispatcher::CheckRepair(Request* request) {
+  Hold* const hold = request->hold.get();
+  switch (hold->repair->state) {
+    case ScriptRepair::State::kAsked:
+      return Verdict::kNotYet;
+    case ScriptRepair::State::kFailed:
+      return Verdict::kExpired;
+    case ScriptRepair::State::kDone:
+      break;
+  }
+  hold->repair = nullptr;
+  return Verdict::kGo;
 }
 
 // A redirection pointed to a node that was not known, or back to where it came from, or was not the
@@ -699,7 +724,8 @@ bool Dispatcher::OnErrorReply(Request* request, Backend* backend, absl::string_v
   switch (error.kind) {
     case cluster::ErrorKind::kOther:
       if (absl::StartsWith(line, "NOAUTH ")) backend->CheckAuthentication();
-      return false;
+      return script && absl::StartsWith(line, kNoScriptPrefix) &&
+             OnNoScript(request, backend, line);
     case cluster::ErrorKind::kMalformed:
       worker_->stats()->malformed_redirections.Add(1);
       AnswerUnknown(request, kMalformedRedirection);
@@ -751,6 +777,19 @@ bool Dispatcher::OnErrorReply(Request* request, Backend* backend, absl::string_v
     }
   }
   return false;
+}
+
+// The node lacks the script, or the script says so.
+bool Dispatcher::OnNoScript(Request* request, Backend* backend, absl::string_view line) {
+  if (!absl::StartsWith(request->command->name, "EVALSHA")) return false;
+  if (request->hold != nullptr && request->hold->repairs >= kScriptRepairsMax) return false;
+  std::shared_ptr<const ScriptRepair> repair = worker_->script_repairs()->Begin(*request, backend);
+  if (repair == nullptr) return false;
+  WaitAndRetry(request, line);
+  request->hold->not_before = worker_->now();
+  request->hold->repair = std::move(repair);
+  ++request->hold->repairs;
+  return true;
 }
 
 void Dispatcher::WaitAndRetry(Request* request, absl::string_view line) {
@@ -837,8 +876,10 @@ void Dispatcher::NoteMayHaveRun(Request* request) {
     if (other->state != Request::State::kWaiting || other->hold == nullptr) return;
     Hold* hold = other->hold.get();
     if (!hold->refused || !SharesKey(*other, *request)) return;
-    hold->error = std::string(other->command->is_script() ? kNotConfirmed : kOvertaken);
     hold->deadline = worker_->now();
+    // Which is an answer by itself.
+    if (absl::StartsWith(hold->error, kNoScriptPrefix)) return;
+    hold->error = std::string(other->command->is_script() ? kNotConfirmed : kOvertaken);
   });
 }
 

@@ -89,6 +89,7 @@ class Dispatcher {
   void TakePlaceOrExpire(Request* request, const Route& route);
   void HoldForNode(Request* request, const Route& route);
   Verdict CheckHold(Request* request);
+  Verdict CheckRepair(Request* request);
   Verdict ConfirmScript(Request* request);
   Verdict FindTarget(Request* request);
   Verdict AskAgain(Request* request);
@@ -97,6 +98,7 @@ class Dispatcher {
   void Expire(Request* request);
 
   bool OnRedirection(Request* request, Backend* backend, const cluster::ErrorReply& error);
+  bool OnNoScript(Request* request, Backend* backend, absl::string_view line);
   void WaitAndRetry(Request* request, absl::string_view line);
   bool SharesKey(const Request& a, const Request& b);
 

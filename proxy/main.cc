@@ -34,6 +34,7 @@
 #include "proxy/log.h"
 #include "proxy/messages.h"
 #include "proxy/resolver.h"
+#include "proxy/script_table.h"
 #include "proxy/stats.h"
 #include "proxy/subscription_table.h"
 #include "proxy/system_limits.h"
@@ -132,6 +133,7 @@ class WorkerThreads {
     std::vector<WorkerMail*> worker_mail;
     StatsRegistry* stats;
     SubscriptionTable* subscription_table;
+    ScriptTable* script_table;
     LogSink* log;
   };
 
@@ -203,7 +205,8 @@ class WorkerThreads {
                    .log = shared.log,
                    .random_seed = RandomSeed(),
                    .all_stats = shared.stats,
-                   .subscription_table = shared.subscription_table});
+                   .subscription_table = shared.subscription_table,
+                   .script_table = shared.script_table});
     worker.Run();
   }
 
@@ -241,6 +244,7 @@ int Serve(std::shared_ptr<const Config> config, LogSink* sink, Log* log) {
 
   StatsRegistry stats(config->workers);
   SubscriptionTable subscription_table;
+  ScriptTable script_table;
   ControlMail control_mail;
   std::vector<std::unique_ptr<WorkerMail>> worker_mail;
   std::vector<WorkerMail*> worker_mail_views;
@@ -262,6 +266,7 @@ int Serve(std::shared_ptr<const Config> config, LogSink* sink, Log* log) {
                                        .worker_mail = worker_mail_views,
                                        .stats = &stats,
                                        .subscription_table = &subscription_table,
+                                       .script_table = &script_table,
                                        .log = sink},
                                       &warnings);
   if (!status.ok()) return CannotStart(status.message());

@@ -13,6 +13,7 @@
 #include "proxy/node_reports.h"
 #include "proxy/random_key.h"
 #include "proxy/scan.h"
+#include "proxy/script_commands.h"
 #include "proxy/worker.h"
 
 namespace proxy {
@@ -158,6 +159,10 @@ std::unique_ptr<Procedure> MakeProcedure(Worker* worker, const cluster::CommandS
   if (command.container == "CONFIG") {
     if (command.name == "GET") return MakeConfigGet(command, frame);
     return MakeConfigSet(command, args, error);
+  }
+  if (command.container == "SCRIPT") {
+    if (command.name == "LOAD") return MakeScriptLoad(command, args, frame);
+    if (command.name == "FLUSH") return MakeScriptFlush(command, args, frame);
   }
   if (command.container == "FUNCTION") {
     if (command.name == "LOAD") return MakeFunctionLoad(command, args, frame);

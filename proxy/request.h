@@ -33,6 +33,7 @@ namespace proxy {
 class Backend;
 class Client;
 struct Request;
+struct ScriptRepair;
 
 // Less than this is copied: that costs less than another part of a send (measured), and the receive
 // buffer is free at once. More is sent from where it lies.
@@ -101,8 +102,11 @@ struct Hold {
   // A script's redirection is followed only when the cluster's own view confirms it.
   bool confirm = false;
   bool confirm_moving = false;  // TRYAGAIN: the slot must be moving
-  std::string error;            // line for the client when the time is up, without '-' and CRLF
-  WaitingPlace place;           // until it is handed over
+  // Waits until its node has the script; null: for something else.
+  std::shared_ptr<const ScriptRepair> repair;
+  uint8_t repairs = 0;  // so far
+  std::string error;    // line for the client when the time is up, without '-' and CRLF
+  WaitingPlace place;   // until it is handed over
 
   // An ASK is good for now: later the slot may have moved on, and its target may be importing it
   // once more, without the key. The slot's owner is asked again then.
@@ -141,6 +145,7 @@ struct RequestCore {
   bool watched = false;   // goes on the connection of its client's watch: see Request::transaction
   bool is_blocking = false;                          // may wait at its node: see Request::block
   resp::Protocol protocol = resp::Protocol::kResp2;  // of its client when it was made
+  bool is_script_repair = false;                     // the proxy's own: has no client
   cluster::Slot slot = 0;
   uint32_t fragment = 0;  // its number in `parent`
   const cluster::CommandSpec* command = nullptr;

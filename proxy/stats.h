@@ -58,6 +58,7 @@ class Counter {
   X(asked, "redirections_ask_total", kCounter, "ASK replies")                                     \
   X(try_again, "redirections_tryagain_total", kCounter, "TRYAGAIN replies")                       \
   X(malformed_redirections, "redirections_malformed_total", kCounter, "Malformed redirections")   \
+  X(script_repairs, "script_repairs_total", kCounter, "Scripts that nodes lacked, as they said")  \
   X(held_requests, "held_requests", kGauge, "Requests waiting for the cluster")                   \
   X(requests_in_flight, "requests_in_flight", kGauge, "Requests of clients not yet answered")     \
   X(payload_bytes_forwarded, "payload_bytes_forwarded", kCounter, "Bytes forwarded")              \

@@ -1,7 +1,9 @@
 #include "proxy/transaction.h"
 
 #include <algorithm>
+#include <utility>
 
+#include "absl/strings/ascii.h"
 #include "proxy/backend.h"
 #include "proxy/worker.h"
 
@@ -57,6 +59,7 @@ void Transaction::Drop() {
   commands_.Clear();
   node_commands_ = 0;
   local_.clear();
+  scripts_.clear();
   charged_ = 0;
 }
 
@@ -83,6 +86,13 @@ void Transaction::QueueLocal(const cluster::CommandSpec& command,
   }
 }
 
+void Transaction::NoteScript(absl::string_view name) {
+  std::string lower = absl::AsciiStrToLower(name);
+  if (std::find(scripts_.begin(), scripts_.end(), lower) != scripts_.end()) return;
+  charged_ += lower.size() + kCommandOverhead;
+  scripts_.push_back(std::move(lower));
+}
+
 cluster::Slot Transaction::slot() const {
   if (slot_.has_value()) return *slot_;
   return watch == nullptr ? 0 : watch->slot;
@@ -97,7 +107,7 @@ io::Rope Transaction::BurstBytes() const {
 }
 
 std::unique_ptr<Burst> Transaction::MakeBurst() const {
-  return std::make_unique<Burst>(node_commands_, local_);
+  return std::make_unique<Burst>(node_commands_, local_, scripts_);
 }
 
 }  // namespace proxy

@@ -56,8 +56,8 @@ struct Watch {
 // MULTI … EXEC on its way: the replies that come before EXEC's, and what is added to that.
 class Burst {
  public:
-  Burst(uint32_t node_commands, std::vector<LocalCommand> local)
-      : node_commands_(node_commands), local_(std::move(local)) {}
+  Burst(uint32_t node_commands, std::vector<LocalCommand> local, std::vector<std::string> scripts)
+      : node_commands_(node_commands), local_(std::move(local)), scripts_(std::move(scripts)) {}
 
   // It is sent (again): replies to MULTI and each command will come.
   void Begin() {
@@ -78,10 +78,13 @@ class Burst {
 
   uint32_t node_commands() const { return node_commands_; }
   absl::Span<const LocalCommand> local() const { return local_; }
+  // What its EVALSHAs call, by name.
+  absl::Span<const std::string> scripts() const { return scripts_; }
 
  private:
   const uint32_t node_commands_;
   const std::vector<LocalCommand> local_;
+  const std::vector<std::string> scripts_;
   uint32_t queue_replies_left_ = 0;
   bool refused_ = false;
   std::string line_;  // the queue reply being received
@@ -111,6 +114,8 @@ class Transaction {
   // A command for the node. `slot` of its keys, if it has any.
   void QueueForNode(absl::optional<cluster::Slot> slot, const io::Rope& bytes);
   void QueueLocal(const cluster::CommandSpec& command, absl::Span<const absl::string_view> args);
+  // One that is queued calls the script of that name (EVALSHA).
+  void NoteScript(absl::string_view name);
 
   // What is charged to the client for it.
   size_t charged() const { return charged_; }
@@ -131,6 +136,7 @@ class Transaction {
   io::Rope commands_;  // those for the node
   uint32_t node_commands_ = 0;
   std::vector<LocalCommand> local_;
+  std::vector<std::string> scripts_;
   size_t charged_ = 0;
 };
 

@@ -83,6 +83,10 @@ Worker::Worker(Environment environment)
                                                            : nullptr),
       subscriptions_(this,
                      own_table_ != nullptr ? own_table_.get() : environment.subscription_table),
+      own_scripts_(environment.script_table == nullptr ? std::make_unique<ScriptTable>() : nullptr),
+      script_repairs_(this,
+                      own_scripts_ != nullptr ? own_scripts_.get() : environment.script_table),
+      eval_recorder_(script_repairs_.table()),
       wake_timer_(&timers_, &Worker::WakeTimerFired, this),
       batch_(kBatch) {
   instance_name_ =

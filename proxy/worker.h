@@ -28,6 +28,8 @@
 #include "proxy/log.h"
 #include "proxy/messages.h"
 #include "proxy/request.h"
+#include "proxy/script_repairs.h"
+#include "proxy/script_table.h"
 #include "proxy/stats.h"
 #include "proxy/subscription_table.h"
 #include "proxy/subscriptions.h"
@@ -50,6 +52,7 @@ class Worker {
     const StatsRegistry* all_stats = nullptr;
     // Of all workers; null: this is the only one.
     SubscriptionTable* subscription_table = nullptr;
+    ScriptTable* script_table = nullptr;  // the same
   };
 
   explicit Worker(Environment environment);
@@ -77,6 +80,8 @@ class Worker {
   Dispatcher* dispatcher() { return &dispatcher_; }
   BackendPool* backends() { return &backend_pool_; }
   Subscriptions* subscriptions() { return &subscriptions_; }
+  ScriptRepairs* script_repairs() { return &script_repairs_; }
+  EvalRecorder* eval_recorder() { return &eval_recorder_; }
   const Config& config() const { return *config_; }
   const ClusterState* cluster() const { return cluster_.get(); }  // null until a topology is there
   // Counts the topologies taken over.
@@ -192,6 +197,9 @@ class Worker {
   BackendPool backend_pool_;
   const std::unique_ptr<SubscriptionTable> own_table_;  // null: it was given one
   Subscriptions subscriptions_;
+  const std::unique_ptr<ScriptTable> own_scripts_;  // null: it was given one
+  ScriptRepairs script_repairs_;
+  EvalRecorder eval_recorder_;
   std::shared_ptr<const ClusterState> cluster_;
   uint64_t topology_number_ = 0;
 

@@ -14,6 +14,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "proxy/glob.h"
+#include "proxy/sha1.h"
 #include "resp/encoder.h"
 
 namespace sim {
@@ -82,13 +83,13 @@ struct CommandShape {
   bool all;       // keys up to the last argument
 };
 constexpr CommandShape kShapes[] = {
-    {"GET", false, 1, 0, false},      {"SET", true, 1, 0, false},    {"APPEND", true, 1, 0, false},
-    {"GETRANGE", false, 1, 0, false}, {"INCR", true, 1, 0, false},   {"INCRBY", true, 1, 0, false},
-    {"EXPIRE", true, 1, 0, false},    {"LPUSH", true, 1, 0, false},  {"RPUSH", true, 1, 0, false},
-    {"LPOP", true, 1, 0, false},      {"RPOP", true, 1, 0, false},   {"LRANGE", false, 1, 0, false},
-    {"STRLEN", false, 1, 0, false},   {"EVAL", true, 3, 0, false},   {"DEL", true, 1, 1, true},
-    {"UNLINK", true, 1, 1, true},     {"EXISTS", false, 1, 1, true}, {"MGET", false, 1, 1, true},
-    {"MSET", true, 1, 2, true},       {"TOUCH", false, 1, 1, true},
+    {"GET", false, 1, 0, false},      {"SET", true, 1, 0, false},   {"APPEND", true, 1, 0, false},
+    {"GETRANGE", false, 1, 0, false}, {"INCR", true, 1, 0, false},  {"INCRBY", true, 1, 0, false},
+    {"EXPIRE", true, 1, 0, false},    {"LPUSH", true, 1, 0, false}, {"RPUSH", true, 1, 0, false},
+    {"LPOP", true, 1, 0, false},      {"RPOP", true, 1, 0, false},  {"LRANGE", false, 1, 0, false},
+    {"STRLEN", false, 1, 0, false},   {"EVAL", true, 3, 0, false},  {"DEL", true, 1, 1, true},
+    {"EVALSHA", true, 3, 0, false},   {"UNLINK", true, 1, 1, true}, {"EXISTS", false, 1, 1, true},
+    {"MGET", false, 1, 1, true},      {"MSET", true, 1, 2, true},   {"TOUCH", false, 1, 1, true},
 };
 
 const CommandShape* FindShape(absl::string_view name) {
@@ -108,7 +109,7 @@ uint64_t IdOf(absl::string_view name, absl::Span<const absl::string_view> args) 
   if (name == "GETRANGE" && args.size() > 3) {
     return static_cast<uint64_t>(std::max<int64_t>(0, ToInt(args[3]) - kRangeEnd));
   }
-  if (name == "EVAL" && args.size() > 4) return LeadingId(args[4]);
+  if ((name == "EVAL" || name == "EVALSHA") && args.size() > 4) return LeadingId(args[4]);
   return 0;
 }
 
@@ -183,6 +184,7 @@ void FakeNode::Kill() {
   gossip_.Stop();
   bus_.Stop();
   published_.clear();
+  scripts_.clear();
   hung_ = false;
   resumed_at_ = 0;
 }
@@ -379,7 +381,8 @@ void FakeNode::Execute(Connection* connection, const Args& args) {
   if (connection->queueing) return Queue(connection, name, args);
   if (FindShape(name) != nullptr) return ExecuteOnData(connection, name, args);
   std::string full(name);
-  if ((name == "CLUSTER" || name == "CLIENT") && args.size() > 1) {
+  if ((name == "CLUSTER" || name == "CLIENT" || name == "SCRIPT" || name == "FUNCTION") &&
+      args.size() > 1) {
     absl::StrAppend(&full, " ", absl::AsciiStrToUpper(std::string(args[1])));
   }
   ++seen_[full];
@@ -463,6 +466,32 @@ void FakeNode::ExecuteOnConnection(Connection* connection, absl::string_view nam
   if (ExecutePubSub(connection, name, args)) return;
   net_->Fail(absl::StrCat("node ", number_, " got a command that it does not expect: ", name));
   Reply(connection, ErrorLine(absl::StrCat("ERR unknown command '", args[0], "'")));
+}
+
+std::string FakeNode::RunOnScripts(absl::string_view name, const Args& args) {
+  if (loading_) return ErrorLine(kLoading);
+  if (name == "SCRIPT LOAD") {
+    const std::string sha1 = proxy::Sha1Hex(args[2]);
+    scripts_[sha1] = std::string(args[2]);
+    return Bulk(sha1);
+  }
+  if (name == "SCRIPT FLUSH") {
+    scripts_.clear();
+    return "+OK\r\n";
+  }
+  if (name != "SCRIPT EXISTS") return ErrorLine("ERR unknown subcommand");
+  std::string reply = absl::StrCat("*", args.size() - 2, "\r\n");
+  for (size_t i = 2; i < args.size(); ++i) {
+    absl::StrAppend(&reply, Integer(static_cast<int64_t>(scripts_.count(std::string(args[i])))));
+  }
+  return reply;
+}
+
+// EVALSHA of a script that the node does not have: the error line; else empty.
+std::string FakeNode::NoScript(absl::string_view name, const Args& args) const {
+  if (name != "EVALSHA" || scripts_.count(absl::AsciiStrToLower(args[1])) > 0) return "";
+  return cluster_->options_.valkey ? "NOSCRIPT No matching script."
+                                   : "NOSCRIPT No matching script. Please use EVAL.";
 }
 
 // KEYS without a pattern.
@@ -680,7 +709,10 @@ void FakeNode::ExecuteTransaction(Connection* connection, absl::string_view name
     if (cluster_->options_.journals) {
       journal_.push_back(absl::StrCat(upper, " ", cluster_->keys_.name(command_keys[0])));
     }
-    absl::StrAppend(&replies, RunObserved(connection, upper, views, command_keys, asked));
+    const std::string no_script = NoScript(upper, views);
+    absl::StrAppend(&replies, no_script.empty()
+                                  ? RunObserved(connection, upper, views, command_keys, asked)
+                                  : ErrorLine(no_script));
   }
   Reply(connection, replies);
 }
@@ -695,7 +727,8 @@ void FakeNode::ExecuteOnData(Connection* connection, absl::string_view name, con
                                         absl::AsciiStrToLower(std::string(name)), "' command")));
   }
   const uint64_t id = IdOf(name, args);
-  const std::string refusal = Refusal(connection, shape->write, keys);
+  std::string refusal = Refusal(connection, shape->write, keys);
+  if (refusal.empty()) refusal = NoScript(name, args);
   const bool asked = std::exchange(connection->asking, false);
   if (cluster_->options_.journals) {
     journal_.push_back(
@@ -796,7 +829,7 @@ std::string FakeNode::Run(absl::string_view name, const Args& args, absl::Span<c
       name == "LPUSH" || name == "RPUSH" || name == "LPOP" || name == "RPOP" || name == "LRANGE";
   const bool any_type = name == "SET" || name == "DEL" || name == "UNLINK" || name == "EXISTS" ||
                         name == "EXPIRE" || name == "MGET" || name == "MSET" || name == "TOUCH" ||
-                        name == "EVAL";
+                        name == "EVAL" || name == "EVALSHA";
   if (value != nullptr && value->is_list != list_command && !any_type) {
     return ErrorLine(kWrongType);
   }
@@ -824,7 +857,13 @@ std::string FakeNode::Run(absl::string_view name, const Args& args, absl::Span<c
     *wrote = true;
     return Integer(1);
   }
+  if (name == "EVALSHA") {
+    Args with_text = args;
+    with_text[1] = scripts_[absl::AsciiStrToLower(args[1])];
+    return Run("EVAL", with_text, keys, resp3, wrote);
+  }
   if (name == "EVAL") {
+    scripts_.emplace(proxy::Sha1Hex(args[1]), args[1]);
     // Scripts: "set", "get", or "fail <error>" after a set.
     if (args[1] == "get") return text_of(key);
     set(key, args[4]);

@@ -144,6 +144,7 @@ class FakeNode final : public Listener::Observer {
   }
   // Each reply may be something that is none: the probability.
   void set_garble(double p) { garble_ = p; }
+  std::map<std::string, std::string>* scripts() { return &scripts_; }
   // The next command of this name (upper case) is answered with these bytes; it is not executed.
   void AnswerNext(absl::string_view command, std::string reply);
   // The next replies end after so many bytes, and the connection with them.
@@ -196,6 +197,8 @@ class FakeNode final : public Listener::Observer {
   std::string RunObserved(Connection* connection, absl::string_view name, const Args& args,
                           const Keys& keys, bool asked);
   std::string RunOnAllKeys(absl::string_view name);
+  std::string RunOnScripts(absl::string_view name, const Args& args);
+  std::string NoScript(absl::string_view name, const Args& args) const;
   bool ExecutePubSub(Connection* connection, absl::string_view name, const Args& args);
   void Subscribe(Connection* connection, absl::string_view command, absl::string_view name);
   // To those subscribed at this node. Returns how many they are.
@@ -246,7 +249,8 @@ class FakeNode final : public Listener::Observer {
   std::vector<ValuePtr> data_;  // by key
   std::deque<Effect> effects_;  // of the primary, on their way to this replica
 
-  bool needs_copy_ = false;  // it has missed what its primary did
+  std::map<std::string, std::string> scripts_;  // by SHA-1; lost when it ends
+  bool needs_copy_ = false;                     // it has missed what its primary did
   bool hung_ = false;
   bool hold_replies_ = false;
   bool loading_ = false;

@@ -267,6 +267,9 @@ bool Oracle::TakeError(uint64_t id, absl::string_view line, absl::string_view fo
     request.outcome = Outcome::kNotExecuted;
   } else if (absl::EndsWith(line, "(outcome unknown)")) {
     request.outcome = Outcome::kUnknown;
+  } else if (script && absl::StartsWith(line, "NOSCRIPT ")) {
+    // A worker may have given the node the script while another's call was refused.
+    request.outcome = Outcome::kNotExecuted;
   } else if (of_server) {
     // A read may have run before, and its reply have been lost.
     request.outcome = script || !Writes(request.op) ? Outcome::kUnknown : Outcome::kNotExecuted;

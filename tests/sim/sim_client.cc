@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "proxy/sha1.h"
 #include "resp/encoder.h"
 #include "resp/views.h"
 
@@ -430,6 +431,10 @@ void SimClient::AddCommand() {
   }
   if (is(p.scripts)) {
     const std::string key = Key('s');
+    if (random->Below(2) == 0) {
+      return Issue(Op::kEval, {key},
+                   {"EVALSHA", proxy::Sha1Hex(kNamedScripts[0]), "1", key, "<value>"});
+    }
     return Issue(Op::kEval, {key}, {"EVAL", "set", "1", key, "<value>"});
   }
   if (is(p.forging_scripts)) {
@@ -437,8 +442,12 @@ void SimClient::AddCommand() {
     std::string text(kForged[random->Below(std::size(kForged))]);
     const size_t at = text.find("%s");
     if (at != std::string::npos) text.replace(at, 2, absl::StrCat(cluster::SlotOf(key)));
-    return Issue(Op::kEvalFail, {key}, {"EVAL", absl::StrCat("fail ", text), "1", key, "<value>"},
-                 text);
+    const std::string script = absl::StrCat("fail ", text);
+    if (script == kNamedScripts[1] && random->Below(2) == 0) {
+      return Issue(Op::kEvalFail, {key}, {"EVALSHA", proxy::Sha1Hex(script), "1", key, "<value>"},
+                   text);
+    }
+    return Issue(Op::kEvalFail, {key}, {"EVAL", script, "1", key, "<value>"}, text);
   }
   if (is(p.multi_key)) {
     const int count = static_cast<int>(random->Magnitude(1, 12));

@@ -18,6 +18,10 @@
 
 namespace sim {
 
+// Scripts that some clients call by name: one that sets, and one that lies after that.
+inline constexpr absl::string_view kNamedScripts[] = {
+    "set", "fail NOSCRIPT No matching script. Please use EVAL."};
+
 struct ClientProfile {
   uint32_t commands = 0;  // 0: driven by hand
   size_t depth = 8;       // requests on their way, at most

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "proxy/sha1.h"
 #include "tests/sim/chaos.h"
 #include "tests/sim/world.h"
 
@@ -80,12 +81,20 @@ void SendStrayReplies(World* world) {
   world->RunFor(kQuiet);
 }
 
+// That clients call by name: as if somebody had loaded them before.
+void AddScripts(World* world) {
+  for (const absl::string_view text : kNamedScripts) {
+    world->scripts()->Add(proxy::Sha1Hex(text), text, proxy::ScriptTable::Origin::kLoaded);
+  }
+}
+
 }  // namespace
 
 SimulationResult RunUndisturbed(const SimulationOptions& options, bool busy) {
   WorldOptions world_options;
   world_options.seed = options.seed;
   World world(world_options);
+  AddScripts(&world);
   world.oracle()->set_errors_allowed(false);
   world.oracle()->set_slots_move(false);
   constexpr uint32_t kClients = 16;
@@ -143,6 +152,7 @@ SimulationResult RunSimulation(const SimulationOptions& options) {
     config->backend_connections = backend_connections;
   };
   World world(world_options);
+  AddScripts(&world);
   if (kind != Kind::kChaos) world.oracle()->set_errors_allowed(false);
   if (kind == Kind::kCalm) world.oracle()->set_slots_move(false);
   // A replica may not have heard yet that a slot has left its primary.

@@ -146,6 +146,7 @@ World::World(const WorldOptions& options)
     worker.random_seed = random()->Next();
     worker.all_stats = &stats_;
     worker.subscription_table = &subscription_table_;
+    worker.script_table = &script_table_;
     workers_.push_back(std::make_unique<proxy::Worker>(std::move(worker)));
     parties_.push_back(
         std::make_unique<Party>(this, with, [this, i] { return workers_[i]->Turn(kWaitMax); }));

@@ -20,6 +20,7 @@
 #include "proxy/config.h"
 #include "proxy/control.h"
 #include "proxy/messages.h"
+#include "proxy/script_table.h"
 #include "proxy/stats.h"
 #include "proxy/subscription_table.h"
 #include "proxy/worker.h"
@@ -54,6 +55,7 @@ class World {
   FakeCluster* cluster() { return &cluster_; }
   Oracle* oracle() { return &oracle_; }
   proxy::StatsRegistry* stats() { return &stats_; }
+  proxy::ScriptTable* scripts() { return &script_table_; }
   const proxy::Config& config() const { return *config_; }
   Nanos now() const { return net_.now(); }
   const io::Endpoint& address() const { return config_->listen[0]; }
@@ -114,6 +116,7 @@ class World {
   proxy::StatsRegistry stats_;
   proxy::ControlMail control_mail_;
   proxy::SubscriptionTable subscription_table_;
+  proxy::ScriptTable script_table_;
   std::vector<std::unique_ptr<proxy::WorkerMail>> worker_mail_;
   std::vector<std::unique_ptr<proxy::Worker>> workers_;
   std::unique_ptr<proxy::Control> control_;

@@ -1,0 +1,101 @@
+"""Scripts on real servers whose nodes come and go."""
+
+import hashlib
+import sys
+
+from harness import FreshClusterTestCase, RealClusterTestCase, key_slot, keys_in_slots, unittest
+
+
+def name_of(script):
+    return hashlib.sha1(script.encode()).hexdigest()
+
+
+class ScriptsTest(RealClusterTestCase):
+    def setUp(self):
+        super().setUp()
+        for node in self.cluster.nodes:
+            node.command("SCRIPT", "FLUSH")
+        self.proxy = self.start_proxy(self.cluster.addresses)
+        self.connection = self.client(self.proxy)
+        self.connection.command("FLUSHALL")
+        self.keys = keys_in_slots(60)
+
+    def test_what_eval_brought_is_known_on_all_nodes(self):
+        script = "return redis.call('INCR', KEYS[1])"
+        self.assertEqual(self.connection.command("EVAL", script, 1, "{n}0"), 1)
+        for key in self.keys:
+            self.assertEqual(self.connection.command("EVALSHA", name_of(script), 1, key), 1)
+        replies = self.connection.pipeline(
+            [("EVALSHA", name_of(script).upper(), 1, key) for key in self.keys * 3])
+        self.assertEqual(sorted(replies), sorted([2] * 60 + [3] * 60 + [4] * 60))
+
+    def test_pipelines_on_nodes_without_the_script_keep_their_order(self):
+        script = "return redis.call('RPUSH', KEYS[1], ARGV[1])"
+        self.connection.command("SCRIPT", "LOAD", script)
+        for turn in range(5):
+            for node in self.cluster.nodes:
+                node.command("SCRIPT", "FLUSH")
+            calls = [("EVALSHA", name_of(script), 1, key, "%d.%d" % (turn, i))
+                     for i in range(10) for key in self.keys]
+            self.assertEqual(self.connection.pipeline(calls),
+                             [turn * 10 + i + 1 for i in range(10) for _ in self.keys])
+        wanted = [b"%d.%d" % (turn, i) for turn in range(5) for i in range(10)]
+        for key in self.keys:
+            self.assertEqual(self.connection.command("LRANGE", key, 0, -1), wanted)
+
+    def test_read_only_scripts_and_transactions(self):
+        script = "return redis.call('GET', KEYS[1])"
+        self.connection.command("EVAL_RO", script, 1, "{n}0")
+        for key in self.keys:
+            self.connection.command("SET", key, key)
+            self.assertEqual(self.connection.command("EVALSHA_RO", name_of(script), 1, key),
+                             key.encode())
+        other = "return redis.call('GET', KEYS[1]) .. ARGV[1]"
+        self.connection.command("EVAL", other, 1, self.keys[0], "x")
+        for key in self.keys:
+            for watch in ([], [("WATCH", key)]):
+                replies = self.connection.pipeline(
+                    watch + [("MULTI",), ("EVALSHA", name_of(other), 1, key, "y"), ("EXEC",)])
+                self.assertEqual(replies[-1], [key.encode() + b"y"])
+
+    def test_unknown_ones_and_flushed_ones_are_refused_as_ever(self):
+        self.assert_answers_as_a_plain_server(self.proxy, [[
+            "EVALSHA %s 1 k" % ("0" * 40), "EVALSHA nonsense 1 k", "SCRIPT LOAD return(1)",
+            "EVALSHA %s 1 k" % name_of("return(1)"), "SCRIPT FLUSH",
+            "EVALSHA %s 1 k" % name_of("return(1)"), "EVAL return(1) 0",
+            "EVALSHA %s 1 k" % name_of("return(1)"), "EVALSHA %s 0" % name_of("return(1)"),
+        ]])
+
+    def test_a_script_that_says_noscript_itself_runs_once(self):
+        script = ("redis.call('INCR', KEYS[1]) "
+                  "return redis.error_reply('NOSCRIPT No matching script.')")
+        key = self.keys[0]
+        self.assertIn("NOSCRIPT", str(self.connection.command("EVAL", script, 1, key)))
+        self.assert_error(self.connection.command("EVALSHA", name_of(script), 1, key),
+                          "NOSCRIPT No matching script.")
+        self.assertEqual(self.connection.command("GET", key), b"2")
+
+
+class ScriptsOfNewNodesTest(FreshClusterTestCase):
+    def test_a_promoted_replica_and_a_restarted_node_have_the_scripts(self):
+        cluster = self.start_cluster(primaries=3, replicas=1)
+        proxy = self.start_proxy(cluster.addresses)
+        client = self.client(proxy)
+        script = "return redis.call('INCR', KEYS[1])"
+        client.command("SCRIPT", "LOAD", script)
+        key = "{n}0"
+        for turn in range(4):
+            owner = cluster.owner(key_slot(key))
+            replica = next(node for node in cluster.nodes if not node.is_primary() and
+                           node.view()[node.id]["primary"] == owner.id)
+            replica.command("SCRIPT", "FLUSH")
+            cluster.failover(replica)
+            cluster.wait_until_ready()
+            self.assertEqual(client.command("EVALSHA", name_of(script), 1, key), turn + 1)
+            replies = client.pipeline([("MULTI",), ("EVALSHA", name_of(script), 1, "{n}1"),
+                                       ("EXEC",)])
+            self.assertEqual(replies[-1], [turn + 1])
+
+
+if __name__ == "__main__":
+    sys.exit(unittest.main())
