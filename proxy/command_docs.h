@@ -7,6 +7,7 @@
 // proxy/command_docs_data.inc).
 
 #include <cstdint>
+#include <utility>
 
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
@@ -56,6 +57,9 @@ struct CommandDocs {
   absl::Span<const HistoryNote> history = {};
   absl::Span<const ArgumentDocs> arguments = {};
 };
+
+// The flags that the servers tell of, in their order, as they call them.
+absl::Span<const std::pair<uint32_t, absl::string_view>> CommandFlagNames();
 
 // Null: clients are not told of the command, because the proxy does not serve it.
 const CommandDocs* FindCommandDocs(const cluster::CommandSpec& command);

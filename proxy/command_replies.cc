@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "cluster/router.h"
 #include "proxy/command_docs.h"
 #include "proxy/glob.h"
+#include "proxy/learned_commands.h"
 #include "proxy/local_handlers.h"
 
 namespace proxy {
@@ -21,29 +23,6 @@ namespace {
 using cluster::CommandSpec;
 using Args = absl::Span<const absl::string_view>;
 using Words = std::vector<absl::string_view>;
-
-constexpr std::pair<uint32_t, absl::string_view> kFlagNames[] = {
-    {cluster::kFlagWrite, "write"},
-    {cluster::kFlagReadOnly, "readonly"},
-    {cluster::kFlagDenyOom, "denyoom"},
-    {cluster::kFlagAdmin, "admin"},
-    {cluster::kFlagPubSub, "pubsub"},
-    {cluster::kFlagNoScript, "noscript"},
-    {cluster::kFlagBlocking, "blocking"},
-    {cluster::kFlagLoading, "loading"},
-    {cluster::kFlagStale, "stale"},
-    {cluster::kFlagSkipMonitor, "skip_monitor"},
-    {cluster::kFlagSkipSlowlog, "skip_slowlog"},
-    {cluster::kFlagAsking, "asking"},
-    {cluster::kFlagFast, "fast"},
-    {cluster::kFlagNoAuth, "no_auth"},
-    {cluster::kFlagMayReplicate, "may_replicate"},
-    {cluster::kFlagNoMandatoryKeys, "no_mandatory_keys"},
-    {cluster::kFlagNoAsyncLoading, "no_async_loading"},
-    {cluster::kFlagNoMulti, "no_multi"},
-    {cluster::kFlagMovableKeys, "movablekeys"},
-    {cluster::kFlagAllowBusy, "allow_busy"},
-};
 
 Words SplitWords(absl::string_view text) { return absl::StrSplit(text, ' ', absl::SkipEmpty()); }
 
@@ -58,8 +37,16 @@ struct Told {
   const CommandDocs* docs = nullptr;  // null: none
 };
 
+// Nothing of what is refused, as of the table's.
+Told ToldBy(const LearnedCommand* learned) {
+  if (learned == nullptr) return Told();
+  const CommandSpec& spec = learned->spec;
+  if (spec.serve == cluster::Serve::kRefused && !spec.has_subcommands) return Told();
+  return Told{&spec, &learned->docs};
+}
+
 // By its full name, "get" or "client|id", in any case.
-Told FindTold(absl::string_view full_name) {
+Told FindTold(absl::string_view full_name, const LearnedCommands* learned) {
   const std::pair<absl::string_view, absl::string_view> names =
       absl::StrSplit(full_name, absl::MaxSplits('|', 1));
   Told told;
@@ -68,10 +55,32 @@ Told FindTold(absl::string_view full_name) {
     told.command = cluster::FindSubcommand(*told.command, names.second);
   }
   if (told.command != nullptr) told.docs = FindCommandDocs(*told.command);
-  return told;
+  if (told.command != nullptr || learned == nullptr) return told;
+  const bool is_subcommand = absl::StrContains(full_name, '|');
+  return ToldBy(learned->Find(is_subcommand ? names.first : absl::string_view(),
+                              is_subcommand ? names.second : names.first));
 }
 
-// Of the container with that name; of the empty one: all commands that are no subcommands.
+// Learned ones of the container that are served, or have subcommands that are.
+std::vector<Told> LearnedOf(absl::string_view container, const LearnedCommands* learned) {
+  std::vector<Told> all;
+  if (learned == nullptr) return all;
+  const auto is_served = [](const LearnedCommand* command) {
+    return command->spec.serve != cluster::Serve::kRefused;
+  };
+  for (const LearnedCommand* command : learned->all()) {
+    if (command->container != container) continue;
+    const bool has_served =
+        command->spec.has_subcommands &&
+        std::any_of(learned->all().begin(), learned->all().end(), [&](const LearnedCommand* other) {
+          return other->container == command->name && is_served(other);
+        });
+    if (is_served(command) || has_served) all.push_back(ToldBy(command));
+  }
+  return all;
+}
+
+// Of the table's container with that name; of the empty one: all commands that are no subcommands.
 std::vector<Told> ToldOf(absl::string_view container) {
   std::vector<Told> all;
   for (const CommandSpec& command : cluster::AllCommands()) {
@@ -82,8 +91,11 @@ std::vector<Told> ToldOf(absl::string_view container) {
   return all;
 }
 
-std::vector<Told> SubcommandsOf(const CommandSpec& command) {
-  return command.has_subcommands ? ToldOf(command.name) : std::vector<Told>();
+std::vector<Told> SubcommandsOf(const CommandSpec& command, const LearnedCommands* learned) {
+  if (!command.has_subcommands) return {};
+  std::vector<Told> all = ToldOf(command.name);
+  for (const Told& told : LearnedOf(command.name, learned)) all.push_back(told);
+  return all;
 }
 
 // Simple strings, as the servers write flags and categories.
@@ -175,14 +187,14 @@ void WriteKeySpecs(const Told& told, resp::Encoder* out) {
   }
 }
 
-void WriteInfo(const Told& told, resp::Encoder* out) {
+void WriteInfo(const Told& told, const LearnedCommands* learned, resp::Encoder* out) {
   if (told.docs == nullptr) return out->Null();
   const CommandSpec& command = *told.command;
   out->Array(10);
   out->Bulk(FullName(command));
   out->Integer(command.arity);
   Words flags;
-  for (const auto& [flag, name] : kFlagNames) {
+  for (const auto& [flag, name] : CommandFlagNames()) {
     if ((command.flags & flag) != 0) flags.push_back(name);
   }
   WriteWordSet(flags, out);
@@ -194,16 +206,22 @@ void WriteInfo(const Told& told, resp::Encoder* out) {
   out->Set(static_cast<int64_t>(tips.size()));
   for (const absl::string_view tip : tips) out->Bulk(tip);
   WriteKeySpecs(told, out);
-  const std::vector<Told> subcommands = SubcommandsOf(command);
+  const std::vector<Told> subcommands = SubcommandsOf(command, learned);
   if (!command.has_subcommands) return out->Set(0);  // sic
   out->Array(static_cast<int64_t>(subcommands.size()));
-  for (const Told& subcommand : subcommands) WriteInfo(subcommand, out);
+  for (const Told& subcommand : subcommands) WriteInfo(subcommand, learned, out);
 }
 
-void WriteAllInfo(resp::Encoder* out) {
-  const std::vector<Told> all = ToldOf("");
+std::vector<Told> AllCommands(const LearnedCommands* learned) {
+  std::vector<Told> all = ToldOf("");
+  for (const Told& told : LearnedOf("", learned)) all.push_back(told);
+  return all;
+}
+
+void WriteAllInfo(const LearnedCommands* learned, resp::Encoder* out) {
+  const std::vector<Told> all = AllCommands(learned);
   out->Array(static_cast<int64_t>(all.size()));
-  for (const Told& told : all) WriteInfo(told, out);
+  for (const Told& told : all) WriteInfo(told, learned, out);
 }
 
 // --- COMMAND DOCS
@@ -268,11 +286,12 @@ void WriteHistory(absl::Span<const HistoryNote> history, resp::Encoder* out) {
   }
 }
 
-void WriteDocsMap(const std::vector<Told>& commands, resp::Encoder* out);
+void WriteDocsMap(const std::vector<Told>& commands, const LearnedCommands* learned,
+                  resp::Encoder* out);
 
-void WriteDocs(const Told& told, resp::Encoder* out) {
+void WriteDocs(const Told& told, const LearnedCommands* learned, resp::Encoder* out) {
   const CommandDocs& docs = *told.docs;
-  const std::vector<Told> subcommands = SubcommandsOf(*told.command);
+  const std::vector<Told> subcommands = SubcommandsOf(*told.command, learned);
   DocsMap map;
   map.Text("summary", docs.summary);
   map.Text("since", docs.since);
@@ -286,42 +305,57 @@ void WriteDocs(const Told& told, resp::Encoder* out) {
   map.If(!docs.arguments.empty(), "arguments",
          [&](resp::Encoder* to) { WriteArguments(docs.arguments, to); });
   map.If(!subcommands.empty(), "subcommands",
-         [&](resp::Encoder* to) { WriteDocsMap(subcommands, to); });
+         [&](resp::Encoder* to) { WriteDocsMap(subcommands, learned, to); });
   map.Write(out);
 }
 
-void WriteDocsMap(const std::vector<Told>& commands, resp::Encoder* out) {
+void WriteDocsMap(const std::vector<Told>& commands, const LearnedCommands* learned,
+                  resp::Encoder* out) {
   out->Map(static_cast<int64_t>(commands.size()));
   for (const Told& told : commands) {
     out->Bulk(FullName(*told.command));
-    WriteDocs(told, out);
+    WriteDocs(told, learned, out);
   }
 }
 
-void WriteAllDocs(resp::Encoder* out) { WriteDocsMap(ToldOf(""), out); }
+void WriteAllDocs(const LearnedCommands* learned, resp::Encoder* out) {
+  WriteDocsMap(AllCommands(learned), learned, out);
+}
 
 // A reply about all commands. Every client gets the same bytes, and writing them takes as long as
-// serving hundreds of requests: it is done once.
+// serving hundreds of requests: it is done once, and again when other commands were learned.
 class WholeReply {
  public:
-  explicit WholeReply(void (*write)(resp::Encoder* out)) {
-    resp::Encoder resp2(resp::Protocol::kResp2, &resp2_);
-    write(&resp2);
-    resp::Encoder resp3(resp::Protocol::kResp3, &resp3_);
-    write(&resp3);
-  }
-  const std::string& For(resp::Protocol protocol) const {
-    return protocol == resp::Protocol::kResp2 ? resp2_ : resp3_;
+  using Write = void (*)(const LearnedCommands* learned, resp::Encoder* out);
+  explicit WholeReply(Write write) : write_(write) {}
+
+  void AppendTo(const LocalCall& call) {
+    const LearnedCommands* const learned = call.session->learned();
+    const uint64_t number = learned == nullptr ? 0 : learned->number();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (resp2_.empty() || number != learned_) {
+      resp2_.clear();
+      resp3_.clear();
+      resp::Encoder resp2(resp::Protocol::kResp2, &resp2_);
+      write_(learned, &resp2);
+      resp::Encoder resp3(resp::Protocol::kResp3, &resp3_);
+      write_(learned, &resp3);
+      learned_ = number;
+    }
+    call.reply->append(call.session->protocol() == resp::Protocol::kResp2 ? resp2_ : resp3_);
   }
 
  private:
+  const Write write_;
+  std::mutex mutex_;  // all workers use it
   std::string resp2_;
   std::string resp3_;
+  uint64_t learned_ = 0;  // LearnedCommands::number that they tell of; 0: none
 };
 
 // --- COMMAND LIST
 
-// FILTERBY ACLCAT category, FILTERBY PATTERN glob; modules have no commands here.
+// FILTERBY ACLCAT category, FILTERBY PATTERN glob; whose module a command is nobody says.
 struct ListFilter {
   enum class Kind : uint8_t { kNone, kModule, kCategory, kPattern };
   Kind kind = Kind::kNone;
@@ -425,12 +459,21 @@ void AnswerKeys(const LocalCall& call, KeyFlags with) {
     return call.Error(cluster::WrongArityError(call.command));
   }
   const Args args = call.args.subspan(2);
+  const LearnedCommands* const learned = call.session->learned();
   Told told;
   told.command = cluster::FindCommand(args[0]);
   if (told.command != nullptr && told.command->has_subcommands && args.size() > 1) {
     told.command = cluster::FindSubcommand(*told.command, args[1]);
+    if (told.command == nullptr && learned != nullptr)
+      told = ToldBy(learned->Find(args[0], args[1]));
+  } else if (told.command == nullptr && learned != nullptr) {
+    const LearnedCommand* command = learned->Find("", args[0]);
+    if (command != nullptr && command->spec.has_subcommands && args.size() > 1) {
+      command = learned->Find(args[0], args[1]);
+    }
+    told = ToldBy(command);
   }
-  if (told.command != nullptr) told.docs = FindCommandDocs(*told.command);
+  if (told.command != nullptr && told.docs == nullptr) told.docs = FindCommandDocs(*told.command);
   if (told.docs == nullptr) return call.Error("ERR Invalid command specified");
   const auto& specs = told.command->key_specs;
   if (std::none_of(specs.begin(), specs.end(),
@@ -458,34 +501,37 @@ void AnswerKeys(const LocalCall& call, KeyFlags with) {
 }  // namespace
 
 void AnswerCommand(const LocalCall& call) {
-  static const WholeReply& reply = *new WholeReply(WriteAllInfo);
-  call.reply->append(reply.For(call.session->protocol()));
+  static WholeReply& reply = *new WholeReply(WriteAllInfo);
+  reply.AppendTo(call);
 }
 
 void AnswerCommandInfo(const LocalCall& call) {
   if (call.args.size() == 2) return AnswerCommand(call);
   resp::Encoder out = call.Encode();
   out.Array(static_cast<int64_t>(call.args.size() - 2));
-  for (const absl::string_view name : call.args.subspan(2)) WriteInfo(FindTold(name), &out);
+  const LearnedCommands* const learned = call.session->learned();
+  for (const absl::string_view name : call.args.subspan(2)) {
+    WriteInfo(FindTold(name, learned), learned, &out);
+  }
 }
 
 void AnswerCommandCount(const LocalCall& call) {
-  call.Encode().Integer(static_cast<int64_t>(ToldOf("").size()));
+  call.Encode().Integer(static_cast<int64_t>(AllCommands(call.session->learned()).size()));
 }
 
 void AnswerCommandDocs(const LocalCall& call) {
   if (call.args.size() == 2) {
-    static const WholeReply& reply = *new WholeReply(WriteAllDocs);
-    call.reply->append(reply.For(call.session->protocol()));
-    return;
+    static WholeReply& reply = *new WholeReply(WriteAllDocs);
+    return reply.AppendTo(call);
   }
+  const LearnedCommands* const learned = call.session->learned();
   std::vector<Told> wanted;
   for (const absl::string_view name : call.args.subspan(2)) {
-    const Told told = FindTold(name);
+    const Told told = FindTold(name, learned);
     if (told.docs != nullptr) wanted.push_back(told);
   }
   resp::Encoder out = call.Encode();
-  WriteDocsMap(wanted, &out);
+  WriteDocsMap(wanted, learned, &out);
 }
 
 void AnswerCommandList(const LocalCall& call) {
@@ -495,6 +541,14 @@ void AnswerCommandList(const LocalCall& call) {
   for (const CommandSpec& command : cluster::AllCommands()) {
     const Told told = {&command, FindCommandDocs(command)};
     if (told.docs != nullptr && filter.Takes(told)) names.push_back(FullName(command));
+  }
+  if (const LearnedCommands* const learned = call.session->learned(); learned != nullptr) {
+    for (const LearnedCommand* command : learned->all()) {
+      const Told told = ToldBy(command);
+      if (command->spec.serve != cluster::Serve::kRefused && filter.Takes(told)) {
+        names.push_back(FullName(command->spec));
+      }
+    }
   }
   resp::Encoder out = call.Encode();
   out.Array(static_cast<int64_t>(names.size()));

@@ -16,6 +16,9 @@ class WorkerSession final : public LocalSession {
     static const ServerInfo kNotKnownYet;
     return worker_.cluster() == nullptr ? kNotKnownYet : worker_.cluster()->server;
   }
+  const LearnedCommands* learned() const override {
+    return worker_.cluster() == nullptr ? nullptr : worker_.cluster()->learned.get();
+  }
   absl::string_view password() const override { return worker_.config().password; }
   ProxyFacts DescribeProxy() const override;
 

@@ -45,6 +45,8 @@ class LocalSession {
   // --- the proxy
   // Of the connected cluster: replies follow its family and version.
   virtual const ServerInfo& server() const = 0;
+  // What its nodes have beyond the table of commands; null: nothing.
+  virtual const LearnedCommands* learned() const = 0;
   // What clients must say to authenticate; empty: nothing.
   virtual absl::string_view password() const = 0;
   virtual ProxyFacts DescribeProxy() const = 0;

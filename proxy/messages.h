@@ -20,6 +20,8 @@
 
 namespace proxy {
 
+class LearnedCommands;
+
 enum class MessageKind : uint8_t {
   // control → worker
   kAdoptClient,   // value: a descriptor; the worker owns it from here
@@ -89,6 +91,8 @@ struct ClusterState {
   // By node index: in the proxy's network zone (--read-prefer 2).
   std::vector<bool> same_zone;
   ServerInfo server;
+  // What the nodes have beyond the table of commands; null: nothing.
+  std::shared_ptr<const LearnedCommands> learned;
 };
 
 // A worker asks for a view of the cluster begun after now.
@@ -125,7 +129,8 @@ enum class Party : uint8_t {
   kBackend,
   kRefresh,
   kHandover,
-  kSubscriber
+  kSubscriber,
+  kFunctions
 };
 
 }  // namespace proxy

@@ -337,6 +337,10 @@ void TopologyRefresh::AddLearned() {
     learned.push_back({*published_->endpoints[i], node.address, node.id});
   }
   std::shuffle(learned.begin(), learned.end(), random_);
+  // Those first that have not told of their commands yet: they may be new, or of another version.
+  std::stable_partition(learned.begin(), learned.end(), [&](const Candidate& candidate) {
+    return learner_.Wants(candidate.id, now());
+  });
   std::stable_partition(learned.begin(), learned.end(), [&](const Candidate& candidate) {
     const cluster::Topology& topology = *published_->topology;
     const cluster::NodeIndex index =
@@ -531,7 +535,9 @@ void TopologyRefresh::StartQuery(Query* query, const Candidate& candidate) {
   options.password = env_.config->backend_password;
   options.connect_timeout = env_.config->connect_timeout;
   options.reply_timeout = std::min(kQueryReplyTimeoutMax, env_.config->reply_timeout);
-  query->conversation.Start(now(), candidate.endpoint, options, Commands(),
+  std::vector<std::string> commands = Commands();
+  if (WantsCommands(candidate)) commands.push_back(Command({"COMMAND"}));
+  query->conversation.Start(now(), candidate.endpoint, options, commands,
                             [this, query](absl::StatusOr<std::vector<std::string>> replies) {
                               OnReplies(query, std::move(replies));
                             });
@@ -548,6 +554,7 @@ void TopologyRefresh::OnReplies(Query* query, absl::StatusOr<std::vector<std::st
   const std::string address = query->candidate.endpoint.ToString();
   absl::StatusOr<Opinion> opinion = replies.ok() ? ReadReplies(*replies, query->candidate)
                                                  : absl::StatusOr<Opinion>(replies.status());
+  if (opinion.ok()) LearnCommands(*opinion, *replies);
   NoteOwner(*query, opinion.ok() && opinion->node == query->candidate.id);
   if (opinion.ok()) {
     failed_at_.erase(address);
@@ -614,7 +621,7 @@ void TopologyRefresh::SetRunTimer() {
 
 absl::StatusOr<TopologyRefresh::Opinion> TopologyRefresh::ReadReplies(
     const std::vector<std::string>& replies, const Candidate& candidate) {
-  ABSL_ASSERT(replies.size() == Commands().size());
+  ABSL_ASSERT(replies.size() >= Commands().size());
   absl::string_view text;
   if (!resp::ParseText(replies[0], &text)) {
     return absl::UnavailableError(absl::StrCat("CLUSTER NODES refused: ", ErrorWord(replies[0])));
@@ -694,8 +701,39 @@ void TopologyRefresh::Accept(Opinion opinion) {
   } else if (!IsWorse(*opinion.view, *known_)) {
     known_ = opinion.view;  // for its epochs
   }
+  // What a node of it has just told of its commands.
+  if (pending_ == nullptr && published_ != nullptr &&
+      learner_.Of(*published_->topology) != published_->learned) {
+    pending_ = published_->topology;
+  }
   if (!run_->accepted.has_value()) run_->accepted_at = now();
   run_->accepted = std::move(opinion);
+}
+
+// One that is told of in no view yet may be of any version.
+bool TopologyRefresh::WantsCommands(const Candidate& candidate) const {
+  return candidate.id.empty() ? published_ == nullptr : learner_.Wants(candidate.id, now());
+}
+
+// Some node that can be asked has not told of its commands yet.
+bool TopologyRefresh::AnyCommandsWanted() const {
+  if (published_ == nullptr) return false;
+  for (size_t i = 0; i < published_->endpoints.size(); ++i) {
+    const cluster::Node& node = published_->topology->nodes()[i];
+    const absl::optional<io::Endpoint>& endpoint = published_->endpoints[i];
+    if (!node.usable() || node.failed || !endpoint.has_value()) continue;
+    if (failed_at_.count(endpoint->ToString()) == 0 && learner_.Wants(node.id, now())) return true;
+  }
+  return false;
+}
+
+// Also of a view that is not taken over: only nodes of the one that is count in the end.
+void TopologyRefresh::LearnCommands(const Opinion& opinion,
+                                    const std::vector<std::string>& replies) {
+  const std::string version = opinion.server.has_value() ? opinion.server->version : std::string();
+  learner_.NoteVersion(opinion.node, version);
+  if (replies.size() <= Commands().size()) return;
+  learner_.Learn(opinion.node, version, replies.back(), now());
 }
 
 // While versions differ from node to node, those that are asked by chance must not make it change
@@ -731,7 +769,7 @@ void TopologyRefresh::EndRun() {
     }
     const auto jitter = static_cast<int64_t>(random_() % 401);  // per mille
     absl::Duration period = kPeriod * (800 + jitter) / 1000;
-    if (!Complete()) period = absl::ZeroDuration();
+    if (!Complete() || AnyCommandsWanted()) period = absl::ZeroDuration();
     due_ = now() + std::max(period, env_.config->slots_reload_interval);
   } else {
     if (run->doubtful.empty()) {
@@ -895,6 +933,7 @@ void TopologyRefresh::Publish(TopologyPtr topology,
   state->endpoints = std::move(endpoints);
   state->same_zone.assign(state->endpoints.size(), false);
   state->server = server_;
+  state->learned = learner_.Of(*state->topology);
   const std::shared_ptr<const ClusterState> before = std::exchange(published_, std::move(state));
   env_.stats->topology_published.Add(1);
   env_.stats->topology_ready.Set(1);

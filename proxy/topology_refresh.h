@@ -11,8 +11,8 @@
 // coverage or older epochs than the current one is taken only if a second node says the same and
 // the owners of what is older, as the current view has them, give way: they say so themselves, or
 // have been away for a while in which no view was taken over. At most five refreshes a second;
-// without demand, one every 10 s ± 20 % and never two within --slots-reload-interval unless
-// somebody waits for it or the last one failed.
+// without demand, one every 10 s ± 20 %, earlier while some node has not told of its commands, and
+// never two within --slots-reload-interval unless somebody waits for it or the last one failed.
 
 #include <cstdint>
 #include <deque>
@@ -34,6 +34,7 @@
 #include "io/ring.h"
 #include "io/timers.h"
 #include "proxy/config.h"
+#include "proxy/learned_commands.h"
 #include "proxy/log.h"
 #include "proxy/messages.h"
 #include "proxy/node_query.h"
@@ -193,6 +194,9 @@ class TopologyRefresh {
   void AcceptLoneVoice();
   void Accept(Opinion opinion);
   void TakeServerInfo(const Opinion& opinion);
+  bool WantsCommands(const Candidate& candidate) const;
+  bool AnyCommandsWanted() const;
+  void LearnCommands(const Opinion& opinion, const std::vector<std::string>& replies);
   void EndRun();
   void TellFailure(const Run& run);
   std::vector<std::pair<uint32_t, RefreshResult>> AnswersOf(const Run& run);
@@ -236,6 +240,7 @@ class TopologyRefresh {
   TopologyPtr known_;    // what new views are measured against; routes as published_ or pending_
   TopologyPtr pending_;  // accepted, waits for the addresses of its names
   ServerInfo server_;
+  CommandLearner learner_;
   absl::optional<ServerInfo> new_server_;  // one node says so; a second has to
   std::string new_server_node_;
   bool failure_told_ = false;

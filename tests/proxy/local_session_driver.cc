@@ -26,6 +26,7 @@ class DriverSession final : public LocalSession {
   bool ended() const { return ended_; }
 
   const ServerInfo& server() const override { return server_; }
+  const LearnedCommands* learned() const override { return nullptr; }
   absl::string_view password() const override { return password_; }
   ProxyFacts DescribeProxy() const override {
     ProxyFacts facts;

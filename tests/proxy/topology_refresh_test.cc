@@ -105,6 +105,10 @@ struct Member {
       ++asked;
       return raw.empty() ? Bulk(NodesText(view, letter)) : raw;
     }
+    if (args[0] == "COMMAND") {
+      ++commands_asked;
+      return commands;
+    }
     if (info_refused) return "-NOPERM no\r\n";
     return args[1] == "server" ? Bulk(info_server) : Bulk(info_memory);
   }
@@ -120,6 +124,8 @@ struct Member {
   std::string info_server = "# Server\r\nredis_version:7.0.15\r\nredis_mode:cluster\r\n";
   std::string info_memory = "# Memory\r\nmaxmemory_policy:allkeys-lru\r\n";
   int asked = 0;
+  std::string commands = "*0\r\n";  // the bytes for COMMAND
+  int commands_asked = 0;
 };
 
 class TopologyRefreshTest : public testing::Test {
@@ -188,6 +194,15 @@ class TopologyRefreshTest : public testing::Test {
     Start();
     ASSERT_TRUE(RunUntil([&] { return published_.size() == 1; })) << Log();
     Run(absl::Milliseconds(20));
+  }
+  // Until all have told of their commands, for which refreshes follow each other more closely.
+  void AwaitCommands() {
+    const auto all_told = [&] {
+      return std::all_of(members_.begin(), members_.end(),
+                         [](const auto& member) { return member->commands_asked > 0; });
+    };
+    for (int i = 0; i < 1000 && !all_told(); ++i) Skip(absl::Milliseconds(100));
+    ASSERT_TRUE(all_told());
   }
   void Ask(uint64_t sequence, const std::string& first_node_id = "", uint32_t worker = 0) {
     refresh_->OnAsk({worker, sequence, first_node_id});
@@ -312,6 +327,41 @@ TEST_F(TopologyRefreshTest, ARefusedInfoDoesNotMatter) {
   for (Member* member : {a_, b_, c_}) member->info_refused = true;
   StartAndFind();
   EXPECT_EQ(published_[0]->server.version, ServerInfo().version);
+}
+
+// One command that the table lacks: one argument, its key.
+std::string OneCommand(absl::string_view name) {
+  return absl::StrCat("*1\r\n*6\r\n", Bulk(name), ":2\r\n*1\r\n+readonly\r\n:1\r\n:1\r\n:1\r\n");
+}
+
+TEST_F(TopologyRefreshTest, TheFirstViewComesWithItsNodesCommands) {
+  AddThree();
+  for (Member* member : {a_, b_, c_}) member->commands = OneCommand("mod.get");
+  StartAndFind();
+  ASSERT_NE(published_[0]->learned, nullptr);
+  EXPECT_NE(published_[0]->learned->Find("", "MOD.GET"), nullptr);
+  // Each node is asked, soon; what is known already is not published again.
+  Skip(absl::Seconds(20));
+  EXPECT_GE(a_->commands_asked, 1);
+  EXPECT_GE(b_->commands_asked, 1);
+  EXPECT_GE(c_->commands_asked, 1);
+  EXPECT_LE(a_->commands_asked + b_->commands_asked + c_->commands_asked, 4);
+  EXPECT_THAT(published_, SizeIs(1));
+  Skip(absl::Minutes(9));
+  EXPECT_LE(a_->commands_asked + b_->commands_asked + c_->commands_asked, 4);
+}
+
+TEST_F(TopologyRefreshTest, ANodeOfAnotherVersionIsAskedForItsCommands) {
+  AddThree();
+  StartAndFind();
+  EXPECT_EQ(published_[0]->learned, nullptr);
+  Skip(absl::Seconds(20));
+  b_->commands = OneCommand("newer");
+  b_->info_server = "redis_version:7.4.0\r\n";
+  Skip(absl::Minutes(2));
+  ASSERT_NE(published_.back()->learned, nullptr);
+  EXPECT_NE(published_.back()->learned->Find("", "newer"), nullptr);
+  EXPECT_EQ(published_.back()->topology, published_[0]->topology);
 }
 
 TEST_F(TopologyRefreshTest, ANodeThatDoesNotKnowItsAddressHasTheOneItWasAskedAt) {
@@ -567,6 +617,7 @@ TEST_F(TopologyRefreshTest, NeverMoreThanFiveRefreshesASecond) {
 TEST_F(TopologyRefreshTest, WithoutDemandEveryTenSecondsMoreOrLess) {
   AddThree();
   StartAndFind();
+  AwaitCommands();
   std::set<int64_t> periods;
   for (int i = 0; i < 8; ++i) {
     const uint64_t before = stats_.refreshes.Get();
@@ -700,6 +751,7 @@ TEST_F(TopologyRefreshTest, AnOwnerThatFailsNowAndThenIsNotTakenForAway) {
   AddThree();
   AllSay(Three(5));
   StartAndFind();
+  AwaitCommands();
   c_->node.Down();
   ASSERT_TRUE(AskAndWait(Id('c')));
   c_->node.Up();
