@@ -69,6 +69,13 @@ Control::Control(Environment environment)
     Answer(worker, std::move(result));
   };
   refresh_ = std::make_unique<TopologyRefresh>(std::move(refresh));
+  functions_ =
+      std::make_unique<FunctionRepair>(FunctionRepair::Environment{.ring = ring_.get(),
+                                                                   .timers = &timers_,
+                                                                   .now = &now_,
+                                                                   .config = config_.get(),
+                                                                   .stats = stats_->control(),
+                                                                   .log = &log_});
 }
 
 Control::~Control() {
@@ -152,6 +159,8 @@ void Control::Handle(io::Completion* completion) {
       return refusals_.OnCompletion(completion);
     case Party::kRefresh:
       return refresh_->OnCompletion(completion);
+    case Party::kFunctions:
+      return functions_->OnCompletion(completion);
     case Party::kHandover:
       return OnHandedOver(*completion);
     default:
@@ -283,6 +292,7 @@ void Control::OnClientsClosed(uint32_t worker, uint32_t count) {
 void Control::Publish(const std::shared_ptr<const ClusterState>& state) {
   for (WorkerMail* mail : worker_mail_) mail->states.Put(state);
   PostToAll(MessageKind::kClusterState);
+  functions_->OnTopology(state);
 }
 
 void Control::Answer(uint32_t worker, RefreshResult result) {
@@ -439,6 +449,7 @@ void Control::OnDrained(uint32_t cut_off) {
   }
   Become(State::kEnding);
   refresh_->Stop();
+  functions_->Stop();
   refusals_.CloseAll();
   undelivered_.clear();
   post_timer_.Stop();
@@ -466,7 +477,7 @@ void Control::EndAbruptly() {
 
 bool Control::Idle() const {
   return ListenersClosed() && operations_ == 0 && handovers_ == 0 && refresh_->idle() &&
-         refusals_.idle();
+         functions_->idle() && refusals_.idle();
 }
 
 }  // namespace proxy

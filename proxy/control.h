@@ -22,6 +22,7 @@
 #include "io/ring.h"
 #include "io/timers.h"
 #include "proxy/config.h"
+#include "proxy/function_repair.h"
 #include "proxy/log.h"
 #include "proxy/messages.h"
 #include "proxy/refusals.h"
@@ -126,6 +127,7 @@ class Control {
   absl::Time now_;
   Log log_;
   std::unique_ptr<TopologyRefresh> refresh_;
+  std::unique_ptr<FunctionRepair> functions_;
   Refusals refusals_;
 
   State state_ = State::kServing;

@@ -99,6 +99,10 @@ struct alignas(128) WorkerStats {
   X(draining, "draining", kGauge, "1 once a drain has begun")                                  \
   X(cluster_nodes, "cluster_nodes", kGauge, "Nodes of the topology")                           \
   X(covered_slots, "cluster_slots_covered", kGauge, "Slots that a node serves")                \
+  X(functions_missing, "functions_missing_total", kCounter,                                    \
+    "Primaries that joined without the others' libraries")                                     \
+  X(functions_given, "functions_given_total", kCounter,                                        \
+    "Of these, primaries that were given them")                                                \
   X(accept_failures, "accept_failures_total", kCounter, "Failed accepts")                      \
   X(clients_over_limit, "clients_refused_total", kCounter, "Clients refused: too many")
 

@@ -460,6 +460,8 @@ void FakeNode::ExecuteOnConnection(Connection* connection, absl::string_view nam
     return Reply(connection, Bulk(text));
   }
   if (name == "COMMAND") return Reply(connection, "*0\r\n");
+  if (name == "FUNCTION LIST") return Reply(connection, "*0\r\n");
+  if (absl::StartsWith(name, "SCRIPT ")) return Reply(connection, RunOnScripts(name, args));
   if (name == "DBSIZE" || name == "KEYS" || name == "FLUSHALL") {
     return Reply(connection, RunOnAllKeys(name));
   }

@@ -1,0 +1,26 @@
+"""Function libraries on real servers whose nodes come."""
+
+import sys
+
+from harness import FreshClusterTestCase, unittest, wait_until
+
+
+class FunctionsOfNewNodesTest(FreshClusterTestCase):
+    def test_a_primary_that_joins_is_given_the_function_libraries(self):
+        cluster = self.start_cluster(primaries=3, replicas=0)
+        proxy = self.start_proxy(cluster.addresses, "--slots-reload-interval", "200ms")
+        client = self.client(proxy)
+        for name in ("one", "two"):
+            client.call("FUNCTION", "LOAD", "#!lua name=%s\nredis.register_function('%s', "
+                        "function() return '%s' end)" % (name, name, name))
+        node = cluster.add_node()
+        wait_until(lambda: len(node.command("FUNCTION", "LIST")) == 2, "the libraries", 60)
+        self.assertEqual(node.command("FUNCTION", "DUMP"), client.command("FUNCTION", "DUMP"))
+        self.assertIn("has joined without the function libraries one, two", proxy.log())
+        self.assertEqual(proxy.metrics()["functions_given_total"], 1)
+        self.assertEqual(client.command("FUNCTION", "DELETE", "one"), b"OK")
+        self.assertEqual(len(node.command("FUNCTION", "LIST")), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(unittest.main())
