@@ -11,7 +11,7 @@ packages_root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 build_packages=(
   cmake ninja-build g++ pkg-config
   liburing-dev libabsl-dev libspdlog-dev libtomlplusplus-dev libcpp-httplib-dev
-  prometheus-cpp-dev
+  prometheus-cpp-dev libssl-dev
   libgtest-dev libgmock-dev libbenchmark-dev
 )
 run_packages=(redis-server redis-tools python3 procps)
