@@ -2,9 +2,10 @@
 #
 #   install_packages NAME…    Debian packages; does nothing where all are there
 #   install_valkey            valkey-server, from the backports where the release has none
-#   install_node_packages DIR ioredis and node-redis, for the end-to-end tests, into DIR
+#   install_node_packages DIR the client libraries and applications of tools/apps, into DIR
+#   install_python_applications   Celery and RQ, which tools/apps runs
 #
-# The last two are optional: where they cannot be had they say so and return 1.
+# The last three are optional: where they cannot be had they say so and return 1.
 
 packages_root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
@@ -143,13 +144,13 @@ install_valkey() {
 }
 
 install_node_packages() {
-  local directory="$1" manifest="$packages_root/tests/e2e/node"
+  local directory="$1" manifest="$packages_root/tools/apps"
   if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
     # Not by install_packages: a machine may have Node.js from elsewhere, which Debian's conflicts
     # with, and npm alone brings several hundred packages.
     say "installing nodejs and npm"
     if ! { apt_get update && apt_get install --no-install-recommends nodejs npm; }; then
-      say "SKIP ioredis, node-redis: nodejs and npm cannot be had"
+      say "SKIP applications in Node.js: nodejs and npm cannot be had"
       return 1
     fi
   fi
@@ -159,11 +160,21 @@ install_node_packages() {
   fi
   cp "$manifest/package.json" "$manifest/package-lock.json" "$directory/"
   if ! npm ci --prefix "$directory" --ignore-scripts --no-audit --no-fund --loglevel=error; then
-    say "SKIP ioredis, node-redis: npm cannot install them"
+    say "SKIP applications in Node.js: npm cannot install them"
     rm -rf "$directory/node_modules"
     return 1
   fi
   cp "$manifest/package-lock.json" "$directory/installed-lock.json"
+}
+
+install_python_applications() {
+  local missing
+  mapfile -t missing < <(missing_packages python3-celery python3-rq python3-hiredis libhiredis0.14)
+  [ "${#missing[@]}" -gt 0 ] || return 0
+  command -v apt-get >/dev/null || { say "SKIP ${missing[*]}: no apt-get"; return 1; }
+  say "installing ${missing[*]}"
+  { apt_get update && apt_get install --no-install-recommends "${missing[@]}"; } ||
+    { say "SKIP ${missing[*]}: apt-get could not install them"; return 1; }
 }
 
 # A second build of the same sources is quick where ccache happens to be there, also in another

@@ -5,7 +5,7 @@ From the environment (set by ctest, see CMakeLists.txt):
   RCPROXY_TIME_FACTOR   how much slower that build is (sanitizers)
   RCPROXY_E2E_SERVER    redis-server or valkey-server, for tests on a real cluster
   RCPROXY_TEST_FULL     set: the large budgets
-  RCPROXY_NODE_DIR      where npm put ioredis and node-redis
+  RCPROXY_NODE_DIR      where npm put the packages of tools/apps
 """
 
 import os

@@ -1,19 +1,9 @@
 // What the scripts of both libraries check, over a small table of their calls.
 'use strict';
-const assert = require('assert');
-const path = require('path');
-const { createRequire } = require('module');
 const crypto = require('crypto');
+const { load, check, finish } = require('../../../tools/apps/check.js');
 
-// The packages lie in the build directory, not beside this file.
-exports.load = createRequire(path.join(process.env.RCPROXY_NODE_DIR, 'package.json'));
-
-let passed = 0;
-function check(actual, expected, what) {
-  assert.deepStrictEqual(actual, expected, what);
-  passed++;
-}
-exports.check = check;
+Object.assign(exports, { load, check, finish });
 
 const digest = (bytes) => crypto.createHash('sha1').update(bytes).digest('hex');
 
@@ -80,8 +70,4 @@ exports.run = async function run(api) {
     check(Buffer.compare(got, everything), 0, 'GET of a binary key');
     check(await send(['DEL', key]), 1, 'DEL of a binary key');
   }
-};
-
-exports.finish = function finish() {
-  console.log(`all ${passed} checks passed`);
 };

@@ -1,0 +1,56 @@
+"""What the scripts in Python share: SCRIPT HOST PORT. Each ends with "all N checks passed"."""
+
+import os
+import sys
+import time
+
+HOST, PORT = sys.argv[1], int(sys.argv[2])
+ROUNDS = int(os.environ.get("RCPROXY_ROUNDS", "1"))  # how many times the usual amount of work
+passed = 0
+
+
+def check(actual, wanted, what):
+    global passed
+    if actual != wanted:
+        sys.exit("%s: %r instead of %r" % (what, actual, wanted))
+    passed += 1
+
+
+def check_that(condition, what):
+    check(bool(condition), True, what)
+
+
+def check_fails(error, call, what, text=""):
+    """call() must raise `error` with `text` in it."""
+    try:
+        reply = call()
+    except error as raised:
+        check_that(text in str(raised), "%s: %r" % (what, raised))
+    else:
+        sys.exit("%s: %r instead of an error" % (what, reply))
+
+
+def until(condition, what, timeout=20.0):
+    """Polls until condition() gives something true, and returns that."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            sys.exit("gave up after %g s waiting for %s" % (timeout, what))
+        time.sleep(0.01)
+
+
+def if_served(call):
+    """For what a proxy may refuse: says so instead."""
+    try:
+        call()
+    except Exception as error:  # pylint: disable=broad-except
+        if not str(error).endswith("is not supported"):
+            raise
+        print("not served: %s" % error)
+
+
+def finish():
+    print("all %d checks passed" % passed)
