@@ -26,8 +26,8 @@ constexpr size_t kSharedRequestBytesMax = 1 << 20;
 // L10: waiting and trying again.
 constexpr absl::Duration kBackoffMin = absl::Milliseconds(10);
 constexpr absl::Duration kBackoffMax = absl::Milliseconds(160);
-// A blocking command that was sent so long ago is told something new.
-constexpr absl::Duration kBlockedLong = absl::Seconds(1);
+// A blocking command that was sent so long ago is told something new: its slot may move ever again.
+constexpr absl::Duration kBlockedLong = absl::Milliseconds(100);
 // What waits for a node that is down for long waits so long for news of it.
 constexpr absl::Duration kViewWaitMax = absl::Seconds(1);
 // After a write, a connection's reads stay on the primary for so long.
@@ -823,6 +823,13 @@ bool Dispatcher::OnRedirection(Request* request, Backend* backend,
     request->force_primary = true;
   }
   if (++request->redirections > worker_->config().redirections_max) {
+    if (request->is_blocking) {
+      // A slot that moves often: nothing was taken, and time bounds it.
+      WaitAndRetry(request, kTooManyRedirections);
+      request->hold->redirected = request->hold->ask = false;
+      worker_->HintRefresh(from.id);
+      return true;
+    }
     if (script || request->read_retried) {
       AnswerUnknown(request, script ? kNotConfirmed : kConnectionLostError);
     } else {

@@ -130,6 +130,24 @@ class BlockingTest(FreshClusterTestCase):
             for each in waiting:
                 self.assertIsNotNone(each.join_or_raise(seconds(30)))
 
+    def test_they_follow_a_slot_that_moves_again_and_again(self):
+        # Each move sends them on: no loop of redirections, however often it comes.
+        cluster, proxy = self.start()
+        slot = key_slot("{t}")
+        waiting = [self.pop(proxy, "BLPOP", "{t}l", "0"),
+                   self.pop(proxy, "XREAD", "BLOCK", "0", "STREAMS", "{t}x", "0")]
+        self.wait_until_blocked(cluster.owner(slot), 2)
+        for _ in range(60):
+            source = cluster.owner(slot)
+            cluster.move_slot(slot, next(node for node in cluster.primaries()
+                                         if node is not source))
+        client = self.client(proxy)
+        client.call("RPUSH", "{t}l", "a")
+        client.call("XADD", "{t}x", "1-1", "f", "v")
+        self.assertEqual(waiting[0].join_or_raise(seconds(20)), [b"{t}l", b"a"])
+        self.assertEqual(waiting[1].join_or_raise(seconds(20)),
+                         [[b"{t}x", [[b"1-1", [b"f", b"v"]]]]])
+
     def test_what_is_pushed_while_the_slot_is_half_moved_is_found(self):
         cluster, proxy = self.start("--workers", "1")
         slot = key_slot("{t}")

@@ -72,6 +72,18 @@ class MovedTest(FakeClusterTestCase):
         self.assertLess(time.monotonic() - begin, seconds(2))
         self.assertEqual(len(cluster.logged("GET")), 1 + HOPS)
 
+    def test_b11_a_loop_ends_a_command_that_waits_with_the_hold_timeout(self):
+        cluster, proxy = self.start_with_fakes(*SHORT_HOLD)
+        client = self.client(proxy)
+        a, b = cluster.owner("k"), cluster.other("k")
+        a.on("BLPOP", error("MOVED %d %s" % (key_slot("k"), b.address)))
+        b.on("BLPOP", error("MOVED %d %s" % (key_slot("k"), a.address)))
+        begin = time.monotonic()
+        self.assertIn(str(client.command("BLPOP", "k", "0")), (TOO_MANY, UNKNOWN_NODE))
+        self.assertLess(time.monotonic() - begin, seconds(4))
+        self.assertLess(len(cluster.logged("BLPOP")), 100)
+        self.assertEqual(client.call("PING"), b"PONG")
+
     def test_b11_a_node_that_names_itself_ends_after_five_hops(self):
         cluster, proxy = self.start_with_fakes()
         client = self.client(proxy)
