@@ -696,6 +696,11 @@ Dispatcher::Verdict Dispatcher::ConfirmScript(Request* request) {
     hold->ask = false;
     hold->redirected = true;
     hold->target_id = std::string(owner);
+  } else if (hold->ask && hold->confirm_moving && own_view && moving == nullptr &&
+             owner == hold->refused_by) {
+    // An ASK, which was confirmed, led there, and the slot has arrived meanwhile.
+    confirmed = true;
+    hold->ask = false;
   } else if (hold->ask && !hold->confirm_moving) {
     const cluster::NodeIndex target = view->FindByAddress(hold->target_host, hold->target_port);
     confirmed = moving != nullptr && !moving->importing && target != cluster::kNoNode &&

@@ -437,6 +437,24 @@ class TryAgainTest(FakeClusterTestCase):
         cluster.give(key_slot("{s}"), target)
         self.assertEqual(client.read(), [b"{s}a", b"{s}b"])
 
+    def test_b19_a_script_is_repeated_where_its_slot_has_arrived_meanwhile(self):
+        cluster, proxy = self.start_with_fakes(*SHORT_HOLD)
+        source, target = self.half_moved(cluster)
+        slot = key_slot("{s}")
+        refused = []
+
+        def arrives(_, args):
+            if refused:
+                return None
+            refused.append(args)
+            source.migrating, target.importing = {}, {}
+            cluster.give(slot, target)
+            return error(TRYAGAIN)
+        target.on("EVAL", arrives)
+        self.assertEqual(self.client(proxy).command("EVAL", "return 1", 1, "{s}c"), b"ran")
+        self.assertEqual([entry.node for entry in cluster.logged("EVAL")],
+                         [source, target, target])
+
     def test_b19_a_script_is_not_repeated_when_its_tryagain_is_forged(self):
         cluster, proxy = self.start_with_fakes(*SHORT_HOLD)
         client = self.client(proxy)
