@@ -198,8 +198,11 @@ class Client {
   void TakeWatch(const cluster::CommandSpec& command, const resp::Pieces& pieces,
                  const io::Rope& frame);
   void TakeExec(const cluster::CommandSpec& command);
+  void TakeExecOverSlots(const cluster::CommandSpec& command);
+  void StartProcedure(Request* request, std::unique_ptr<Procedure> procedure);
   void QueueCommand(const cluster::CommandSpec& command, const resp::Pieces& pieces,
                     const io::Rope& frame);
+  bool QueueSplit(const cluster::CommandSpec& command, const ArgList& args);
   Request* NewTransactionRequest(const cluster::CommandSpec& command, cluster::Slot slot,
                                  size_t bytes);
   io::Rope SpliceLocalReplies(const Burst& burst, io::Rope reply);

@@ -17,7 +17,10 @@ void Client::TakeWholeCluster(const cluster::CommandSpec& command, const resp::P
   std::string error;
   std::unique_ptr<Procedure> procedure = MakeProcedure(worker_, command, args, frame, &error);
   if (procedure == nullptr) return AnswerNewError(error);
-  Request* request = NewRequest(command, frame.size());
+  StartProcedure(NewRequest(command, frame.size()), std::move(procedure));
+}
+
+void Client::StartProcedure(Request* request, std::unique_ptr<Procedure> procedure) {
   request->fragments = worker_->requests()->TakeFragments();
   request->fragments->procedure = std::move(procedure);
   procedure_ = true;
@@ -49,6 +52,9 @@ void Client::MoveProcedureOn() {
     reply_bytes_ -= fragments->procedure_bytes;
     worker_->requests()->GiveFragments(std::move(parent->fragments));
     procedure_ = false;
+    if (parent->is_burst) {
+      step.reply = SpliceLocalReplies(*parent->transaction->burst, std::move(step.reply));
+    }
     return AnswerRope(parent, std::move(step.reply));
   }
   ABSL_ASSERT(!step.asks.empty());

@@ -10,6 +10,7 @@
 #include "cluster/router.h"
 #include "proxy/args.h"
 #include "proxy/client.h"
+#include "proxy/cross_slot_transaction.h"
 #include "proxy/local_commands.h"
 #include "proxy/local_handlers.h"
 #include "proxy/worker.h"
@@ -123,6 +124,7 @@ void Client::TakeExec(const cluster::CommandSpec& command) {
     UnwatchAndDiscard();
     return AnswerNewError(kExecAbort);
   }
+  if (transaction_->IsOverSlots()) return TakeExecOverSlots(command);
   const cluster::Slot slot = transaction_->slot();
   std::shared_ptr<Watch> watch = std::exchange(transaction_->watch, nullptr);
   if (!transaction_->has_node_commands() && watch == nullptr) {
@@ -145,6 +147,19 @@ void Client::TakeExec(const cluster::CommandSpec& command) {
   }
   UnwatchAndDiscard();
   if (!worker_->dispatcher()->Start(request, frame)) waiting_for_room_ = true;
+}
+
+// --cross-slot split: a part for each slot, in steps.
+void Client::TakeExecOverSlots(const cluster::CommandSpec& command) {
+  worker_->stats()->cross_slot_transactions.Add(1);
+  Request* const request =
+      NewTransactionRequest(command, transaction_->slot(), transaction_->charged());
+  request->is_burst = true;
+  request->transaction->burst = transaction_->MakeBurst();
+  auto procedure = MakeCrossSlotTransaction(worker_, command, transaction_->TakeCrossSlot(),
+                                            std::exchange(transaction_->watch, nullptr));
+  UnwatchAndDiscard();
+  StartProcedure(request, std::move(procedure));
 }
 
 Request* Client::NewTransactionRequest(const cluster::CommandSpec& command, cluster::Slot slot,
@@ -180,8 +195,10 @@ void Client::QueueCommand(const cluster::CommandSpec& command, const resp::Piece
       }
       if (command.is_script()) NoteScript(command, args.views());
       cluster::Slot slot = 0;
-      if (!cluster::CommonSlot(args.views(), keys, &slot) ||
-          (!keys.empty() && !transaction_->AcceptsSlot(slot))) {
+      const bool over_slots = worker_->config().cross_slot == CrossSlot::kSplit;
+      const bool one_slot = cluster::CommonSlot(args.views(), keys, &slot);
+      if (over_slots && !one_slot && QueueSplit(command, args)) break;
+      if (!one_slot || (!keys.empty() && !over_slots && !transaction_->AcceptsSlot(slot))) {
         return RejectNew(&command, cluster::kCrossSlotError);
       }
       transaction_->QueueForNode(keys.empty() ? absl::nullopt : absl::optional<cluster::Slot>(slot),
@@ -195,6 +212,28 @@ void Client::QueueCommand(const cluster::CommandSpec& command, const resp::Piece
   request_bytes_ += transaction_->charged() - charged;
   worker_->MarkDirty(this);
   AnswerNew(kQueued);
+}
+
+// Its keys lie in several slots. False: it can't be split.
+bool Client::QueueSplit(const cluster::CommandSpec& command, const ArgList& args) {
+  if (command.split == cluster::Split::kNever) return false;
+  const absl::Span<const absl::string_view> views = args.views();
+  const size_t step = command.split == cluster::Split::kKeyValuePairs ? 2 : 1;
+  if ((views.size() - 1) % step != 0) return false;
+  std::vector<cluster::Slot> slots;
+  for (size_t i = 1; i < views.size(); i += step) slots.push_back(cluster::SlotOf(views[i]));
+  cluster::SplitPlan plan;
+  worker_->split_planner()->Plan(slots, &plan);
+  std::vector<io::Rope> fragments;
+  for (const cluster::SplitFragment& fragment : plan.fragments) {
+    std::vector<absl::string_view> words = {command.name};
+    for (const uint32_t key : plan.KeysOf(fragment)) {
+      for (size_t i = 0; i < step; ++i) words.push_back(views[1 + key * step + i]);
+    }
+    fragments.push_back(MakeFrame(words));
+  }
+  transaction_->QueueSplit(command, std::move(plan), fragments);
+  return true;
 }
 
 // EXEC's array with the replies of the commands that the proxy answers, each in its place.

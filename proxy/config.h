@@ -19,6 +19,12 @@
 
 namespace proxy {
 
+// --cross-slot: a transaction whose keys lie in several slots.
+enum class CrossSlot : uint8_t {
+  kRefuse,  // CROSSSLOT, as a cluster's nodes say
+  kSplit,   // one atomic part a slot, one after the other
+};
+
 enum class LogLevel : uint8_t { kTrace, kDebug, kInfo, kWarn, kError, kOff };
 
 struct Config {
@@ -44,6 +50,8 @@ struct Config {
   uint32_t private_connections_max = 1000;
   cluster::ReadPrefer read_prefer = cluster::ReadPrefer::kPrimary;  // --read-prefer
   bool retry_reads = true;  // --retry-reads: a lost read may run once more
+
+  CrossSlot cross_slot = CrossSlot::kRefuse;  // --cross-slot
 
   // --- limits
   // --memory-limit; ParseCommandLine turns 0 into 75 % of what the machine or cgroup has

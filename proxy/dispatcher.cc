@@ -205,6 +205,18 @@ void Dispatcher::StartAsk(Request* request, const Ask& ask) {
   constexpr uint32_t kApart = cluster::kFlagSlow | cluster::kFlagAllowBusy;
   request->private_connection =
       (request->command->flags & kApart) != 0 || ask.frame.size() > kSharedRequestBytesMax;
+  if (ask.is_burst) {
+    request->is_burst = true;
+    request->transaction = std::make_unique<TransactionPart>();
+    // Which of them call a script is not known by part: each node gets them all.
+    const absl::Span<const std::string> scripts = request->parent->transaction->burst->scripts();
+    request->transaction->burst =
+        std::make_unique<Burst>(ask.burst_commands, std::vector<LocalCommand>(),
+                                std::vector<std::string>(scripts.begin(), scripts.end()));
+    request->transaction->watch = ask.watch;
+    request->watched = ask.watch != nullptr;
+    request->private_connection |= request->watched;
+  }
   if (ask.patience < worker_->config().hold_timeout) {
     EnsureHold(request)->deadline = worker_->now() + ask.patience;
   }

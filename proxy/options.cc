@@ -204,6 +204,22 @@ Option ReadPreferOption() {
           .show = show};
 }
 
+Option CrossSlotOption() {
+  auto set = [](absl::string_view text, Config* config) {
+    if (text != "refuse" && text != "split") return Bad("is neither refuse nor split");
+    config->cross_slot = text == "split" ? CrossSlot::kSplit : CrossSlot::kRefuse;
+    return absl::OkStatus();
+  };
+  auto show = [](const Config& config) {
+    return config.cross_slot == CrossSlot::kSplit ? "split" : "refuse";
+  };
+  return {.name = "cross-slot",
+          .takes = "refuse|split",
+          .help = "MULTI over several slots: refuse it, or run it in one atomic part a slot",
+          .set = set,
+          .show = show};
+}
+
 Option MemoryLimit() {
   constexpr uint64_t kMin = 16 * kMega;
   auto set = [](absl::string_view text, Config* config) {
@@ -322,6 +338,7 @@ std::vector<OptionSection> MakeSections() {
                   "send a read once more when its connection broke"),
            Number("max-redirections", &Config::redirections_max, 1, 100,
                   "MOVED and ASK that one request follows"),
+           CrossSlotOption(),
        }},
       {"Limits",
        {

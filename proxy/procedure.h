@@ -25,6 +25,7 @@
 namespace proxy {
 
 class ArgList;
+struct Watch;
 class Worker;
 
 // One command to one node.
@@ -44,7 +45,11 @@ struct Ask {
   io::Rope frame;
   // Not handed over by then: given up. Less than the hold timeout.
   absl::Duration patience = absl::InfiniteDuration();
-  uint64_t refresh_ask = 0;  // waits until this ask for a view is answered (Worker::AskRefresh)
+  // `frame` is MULTI, so many commands, and EXEC: only EXEC's reply is the ask's.
+  bool is_burst = false;
+  uint32_t burst_commands = 0;
+  std::shared_ptr<Watch> watch;  // of a burst: goes on its connection; null: watches nothing
+  uint64_t refresh_ask = 0;      // waits until this ask for a view is answered (Worker::AskRefresh)
 
   // --- when it is answered
   // Was not handed over, and never will be: its node has left or changed its role, so the step was

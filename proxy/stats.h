@@ -41,6 +41,10 @@ class Counter {
   X(requests, "requests_total", kCounter, "Requests of clients")                                  \
   X(local_requests, "local_requests_total", kCounter, "Requests answered by the proxy itself")    \
   X(split_requests, "split_requests_total", kCounter, "Requests split over slots")                \
+  X(cross_slot_transactions, "cross_slot_transactions_total", kCounter,                           \
+    "Transactions run in several parts, one a slot")                                              \
+  X(cross_slot_partly, "cross_slot_partly_executed_total", kCounter,                              \
+    "Of these, those of which a part failed when others had run")                                 \
   X(fragments, "fragments_total", kCounter, "Fragments of split requests")                        \
   X(refused_requests, "refused_requests_total", kCounter, "Requests refused by the proxy")        \
   X(proxy_errors, "proxy_errors_total", kCounter, "Errors made by the proxy")                     \

@@ -55,31 +55,71 @@ bool Burst::TakeQueueReply(absl::string_view piece, bool complete) {
 
 void Transaction::Drop() {
   queueing_ = aborted_ = false;
-  slot_.reset();
-  commands_.Clear();
-  node_commands_ = 0;
+  queued_.parts.clear();
+  queued_.splits.clear();
+  queued_.commands.clear();
+  part_of_slot_.clear();
   local_.clear();
   scripts_.clear();
   charged_ = 0;
 }
 
 bool Transaction::AcceptsSlot(cluster::Slot slot) const {
-  if (slot_.has_value() && *slot_ != slot) return false;
-  return watch == nullptr || watch->slot == slot;
+  const bool queued_elsewhere =
+      !queued_.parts.empty() && queued_.parts[0].slot.value_or(slot) != slot;
+  return !queued_elsewhere && (watch == nullptr || watch->slot == slot);
+}
+
+bool Transaction::IsOverSlots() const {
+  if (queued_.parts.size() > 1) return true;
+  return watch != nullptr && !queued_.empty() &&
+         queued_.parts[0].slot.value_or(watch->slot) != watch->slot;
+}
+
+// The number of the slot's part, added if there is none.
+uint32_t Transaction::PartFor(absl::optional<cluster::Slot> slot) {
+  std::vector<CrossSlotQueue::Part>& parts = queued_.parts;
+  if (parts.empty()) parts.emplace_back();
+  const auto last = static_cast<uint32_t>(parts.size() - 1);
+  if (!slot.has_value()) return last;
+  if (!parts[last].slot.has_value()) parts[last].slot = slot;
+  if (*parts[last].slot == *slot) return last;
+  if (part_of_slot_.empty()) part_of_slot_.emplace(*parts[0].slot, 0);
+  const auto [place, is_new] = part_of_slot_.emplace(*slot, last + 1);
+  if (is_new) parts.emplace_back().slot = slot;
+  return place->second;
+}
+
+void Transaction::AppendToPart(uint32_t part, const io::Rope& bytes) {
+  queued_.parts[part].commands.Append(bytes);
+  ++queued_.parts[part].count;
+  charged_ += bytes.size() + kCommandOverhead;
 }
 
 void Transaction::QueueForNode(absl::optional<cluster::Slot> slot, const io::Rope& bytes) {
-  if (slot.has_value()) slot_ = slot;
-  commands_.Append(bytes);
-  ++node_commands_;
-  charged_ += bytes.size() + kCommandOverhead;
+  const uint32_t part = PartFor(slot);
+  AppendToPart(part, bytes);
+  queued_.commands.push_back({part, CrossSlotQueue::kNoSplit});
+}
+
+void Transaction::QueueSplit(const cluster::CommandSpec& command, cluster::SplitPlan plan,
+                             absl::Span<const io::Rope> fragments) {
+  CrossSlotQueue::Split& split = queued_.splits.emplace_back();
+  split.command = &command;
+  for (size_t i = 0; i < fragments.size(); ++i) {
+    split.parts.push_back(PartFor(plan.fragments[i].slot));
+    AppendToPart(split.parts.back(), fragments[i]);
+  }
+  charged_ += plan.keys.size() * 2 * sizeof(uint32_t);
+  split.plan = std::move(plan);
+  queued_.commands.push_back({0, static_cast<uint32_t>(queued_.splits.size() - 1)});
 }
 
 void Transaction::QueueLocal(const cluster::CommandSpec& command,
                              absl::Span<const absl::string_view> args) {
   LocalCommand& local = local_.emplace_back();
   local.command = &command;
-  local.place = node_commands_ + static_cast<uint32_t>(local_.size() - 1);
+  local.place = static_cast<uint32_t>(queued_.commands.size() + local_.size() - 1);
   for (const absl::string_view arg : args) {
     local.args.emplace_back(arg);
     charged_ += arg.size() + kCommandOverhead;
@@ -94,20 +134,26 @@ void Transaction::NoteScript(absl::string_view name) {
 }
 
 cluster::Slot Transaction::slot() const {
-  if (slot_.has_value()) return *slot_;
+  if (!queued_.parts.empty() && queued_.parts[0].slot.has_value()) return *queued_.parts[0].slot;
   return watch == nullptr ? 0 : watch->slot;
 }
 
 io::Rope Transaction::BurstBytes() const {
-  io::Rope bytes;
-  bytes.Append(io::Slice::Static(kMulti));
-  bytes.Append(commands_);
-  bytes.Append(io::Slice::Static(kExec));
-  return bytes;
+  return BurstBytesOf(queued_.parts.empty() ? io::Rope() : queued_.parts[0].commands);
 }
 
 std::unique_ptr<Burst> Transaction::MakeBurst() const {
-  return std::make_unique<Burst>(node_commands_, local_, scripts_);
+  return std::make_unique<Burst>(static_cast<uint32_t>(queued_.commands.size()), local_, scripts_);
+}
+
+CrossSlotQueue Transaction::TakeCrossSlot() { return std::exchange(queued_, CrossSlotQueue()); }
+
+io::Rope BurstBytesOf(const io::Rope& commands) {
+  io::Rope bytes;
+  bytes.Append(io::Slice::Static(kMulti));
+  bytes.Append(commands);
+  bytes.Append(io::Slice::Static(kExec));
+  return bytes;
 }
 
 }  // namespace proxy

@@ -14,11 +14,13 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "cluster/command_table.h"
 #include "cluster/slot.h"
+#include "cluster/split.h"
 #include "io/slice.h"
 
 namespace proxy {
@@ -97,6 +99,36 @@ struct TransactionPart {
   std::shared_ptr<Watch> watch;  // null: the burst is of a client that watches nothing
 };
 
+// What is queued for nodes, by slot.
+struct CrossSlotQueue {
+  // Of one slot: what runs there is one block.
+  struct Part {
+    absl::optional<cluster::Slot> slot;  // none: no command has keys yet; then it is the only one
+    io::Rope commands;
+    uint32_t count = 0;
+  };
+  // A command whose keys lie in several slots.
+  struct Split {
+    const cluster::CommandSpec* command = nullptr;
+    cluster::SplitPlan plan;
+    std::vector<uint32_t> parts;  // of its fragments
+  };
+  static constexpr uint32_t kNoSplit = ~uint32_t{0};
+  struct Command {
+    uint32_t part = 0;
+    uint32_t split = kNoSplit;  // its number among `splits`; `part` says nothing then
+  };
+
+  std::vector<Part> parts;  // in the order of their first commands
+  std::vector<Split> splits;
+  std::vector<Command> commands;  // in the client's order
+
+  bool empty() const { return commands.empty(); }
+};
+
+// MULTI, a part's commands, EXEC.
+io::Rope BurstBytesOf(const io::Rope& commands);
+
 // What a client has queued, and what it watches.
 class Transaction {
  public:
@@ -111,30 +143,43 @@ class Transaction {
 
   // False: the queued or watched keys are in another slot.
   bool AcceptsSlot(cluster::Slot slot) const;
-  // A command for the node. `slot` of its keys, if it has any.
+  // A command for a node. `slot` of its keys, if it has any; without, it goes with what was queued
+  // last for a slot that had nothing yet: behind all that came before.
   void QueueForNode(absl::optional<cluster::Slot> slot, const io::Rope& bytes);
+  // One whose keys lie in several slots, for each of which it is to be split: `fragments` in the
+  // order of the plan's.
+  void QueueSplit(const cluster::CommandSpec& command, cluster::SplitPlan plan,
+                  absl::Span<const io::Rope> fragments);
   void QueueLocal(const cluster::CommandSpec& command, absl::Span<const absl::string_view> args);
   // One that is queued calls the script of that name (EVALSHA).
   void NoteScript(absl::string_view name);
 
   // What is charged to the client for it.
   size_t charged() const { return charged_; }
-  bool has_node_commands() const { return node_commands_ > 0; }
+  bool has_node_commands() const { return !queued_.empty(); }
+  // More than one node has to do with it.
+  bool IsOverSlots() const;
   const std::vector<LocalCommand>& local() const { return local_; }
   // Of the keys; 0 if there are none.
   cluster::Slot slot() const;
-  // MULTI, the commands for the node, EXEC.
+  // MULTI, the commands for the node, EXEC. All are in one slot.
   io::Rope BurstBytes() const;
+  // With the number of all commands for nodes.
   std::unique_ptr<Burst> MakeBurst() const;
+  // What is queued, taken out.
+  CrossSlotQueue TakeCrossSlot();
 
   std::shared_ptr<Watch> watch;  // null: watches nothing
 
  private:
   bool queueing_ = false;
   bool aborted_ = false;
-  absl::optional<cluster::Slot> slot_;
-  io::Rope commands_;  // those for the node
-  uint32_t node_commands_ = 0;
+  uint32_t PartFor(absl::optional<cluster::Slot> slot);
+  void AppendToPart(uint32_t part, const io::Rope& bytes);
+
+  CrossSlotQueue queued_;
+  // Of the parts, if there are several.
+  absl::flat_hash_map<cluster::Slot, uint32_t> part_of_slot_;
   std::vector<LocalCommand> local_;
   std::vector<std::string> scripts_;
   size_t charged_ = 0;

@@ -55,6 +55,25 @@ CONVERSATIONS = [
      "DEL {t}x", "EXEC"],
 ]
 
+# The same, of keys in many slots, for --cross-slot split.
+CONVERSATIONS_OVER_SLOTS = [
+    ["MULTI", "SET a 1", "GET b", "INCR n", "GET a", "PING", "INCR n", "EXEC", "GET a"],
+    ["MULTI", "MSET a 1 b 2 c 3", "MGET c none a b a", "DEL a none b", "EXISTS a c c", "TOUCH c d",
+     "UNLINK c", "EXEC"],
+    ["MULTI", "MSET a 1 a 2 b 3", "GET a", "EXEC"],
+    ["MULTI", "DEL s t", "LPUSH s a", "SET t x", "LPUSH t b", "PING", "INCR s", "EXEC"],
+    ["MULTI", "SET a 1", "GET", "SET b 1", "EXEC", "GET b"],
+    ["MULTI", "SET a 1", "SET b 1", "DISCARD", "EXEC"],
+    ["WATCH a", "MULTI", "SET b 1", "SET c 1", "EXEC"],
+    ["WATCH a", "SET a 1", "MULTI", "SET b 7", "SET a 7", "EXEC", "GET b", "GET a"],
+    ["WATCH a", "MULTI", "SET b 2", "PING", "SET a 2", "EXEC", "GET b", "GET a"],
+    ["WATCH a", "SET a 5", "UNWATCH", "MULTI", "SET b 3", "SET c 3", "EXEC"],
+    ["MULTI", "HSET h f v", "ZADD z 1.5 m", "HGETALL h", "ZRANGE z 0 -1 WITHSCORES", "DEL h z",
+     "EXEC"],
+    ["MULTI", "PUBLISH ch x", "SET a 1", "PUBLISH ch y", "SET b 1", "EVAL return(1) 0", "EXEC"],
+    ["MULTI", "CLIENT SETNAME me", "SET a 1", "CLIENT GETNAME", "SET b 1", "ECHO last", "EXEC"],
+]
+
 
 class TransactionTest(FreshClusterTestCase):
     def start(self, *flags, **options):
@@ -94,6 +113,61 @@ class TransactionTest(FreshClusterTestCase):
         client.call("MULTI")
         self.assert_error(client.command("GET", "{u}a"), CROSSSLOT)
         self.assertEqual(client.call("DISCARD"), b"OK")
+
+    def test_over_slots_replies_are_those_of_a_plain_server(self):
+        _, proxy = self.start("--cross-slot", "split")
+        self.assert_answers_as_a_plain_server(proxy, CONVERSATIONS + CONVERSATIONS_OVER_SLOTS)
+        metrics = proxy.metrics()
+        self.assertGreater(metrics["cross_slot_transactions_total"], 5)
+        self.assertEqual(metrics["cross_slot_partly_executed_total"], 0)
+
+    def test_what_cannot_be_split_is_refused_when_queued(self):
+        _, proxy = self.start("--cross-slot", "split")
+        client = self.client(proxy)
+        for command in (("RENAME", "a", "b"), ("SUNION", "a", "b"), ("MSETNX", "a", "1", "b", "2")):
+            client.call("MULTI")
+            self.assertEqual(client.call("SET", "a", "1"), b"QUEUED")
+            self.assert_error(client.command(*command), CROSSSLOT)
+            self.assert_error(client.command("EXEC"), EXECABORT)
+        client.call("WATCH", "a")
+        self.assert_error(client.command("WATCH", "b"), CROSSSLOT)
+
+    def test_a_large_block_over_many_slots(self):
+        _, proxy = self.start("--cross-slot", "split")
+        client = self.client(proxy)
+        count, value = 500, "v" * 5000
+        commands = [("SET", "key%d" % i, "%d%s" % (i, value)) for i in range(count)]
+        replies = client.pipeline([("MULTI",), *commands, ("EXEC",)])
+        self.assertEqual(replies[-1], [b"OK"] * count)
+        replies = client.pipeline([("MULTI",), *[("GET", "key%d" % i) for i in range(count)],
+                                   ("EXEC",)])
+        self.assertEqual(replies[-1], [b"%d%s" % (i, value.encode()) for i in range(count)])
+
+    def test_a_watch_loop_over_slots(self):
+        # kombu: WATCH of one key, then MULTI over it and others.
+        _, proxy = self.start("--cross-slot", "split")
+
+        def loops(stopping):
+            done = 0
+            with proxy.connect(seconds(30)) as client:
+                while not stopping.is_set():
+                    client.call("WATCH", "unacked")
+                    value = int(client.call("GET", "unacked") or 0)
+                    replies = client.pipeline([
+                        ("MULTI",), ("INCR", "index"), ("SET", "unacked", value + 1),
+                        ("RPUSH", "queue", value), ("EXEC",)])
+                    if replies[-1] is not None:
+                        if replies[-1][1:] != [b"OK", value + 1]:
+                            raise AssertionError("EXEC gave %r" % replies)
+                        done += 1
+            return done
+        workers = [Background(loops) for _ in range(4)]
+        client = self.client(proxy)
+        wait_until(lambda: int(client.call("LLEN", "queue")) > 100, "the loops", seconds(60))
+        done = sum(worker.stop(seconds(60)) for worker in workers)
+        self.assertEqual(int(client.call("GET", "unacked")), done)
+        self.assertEqual(int(client.call("GET", "index")), done)
+        self.assertEqual(int(client.call("LLEN", "queue")), done)
 
     def test_a_block_without_watch_needs_no_connection_of_its_own(self):
         _, proxy = self.start()

@@ -111,6 +111,7 @@ TEST_F(ConfigTest, EveryFlagReachesItsField) {
       "--backend-idle-connections=8",
       "--retry-reads=false",
       "--max-redirections=9",
+      "--cross-slot=split",
       "--memory-limit=64mb",
       "--max-args=10",
       "--max-bulk-bytes=12kb",
@@ -142,6 +143,7 @@ TEST_F(ConfigTest, EveryFlagReachesItsField) {
   EXPECT_EQ(config->read_prefer, cluster::ReadPrefer::kSameZoneReplica);
   EXPECT_FALSE(config->retry_reads);
   EXPECT_EQ(config->redirections_max, 9);
+  EXPECT_EQ(config->cross_slot, CrossSlot::kSplit);
   EXPECT_EQ(config->memory_limit_bytes, 64u << 20);
   EXPECT_EQ(config->args_max, 10);
   EXPECT_EQ(config->bulk_bytes_max, 12 << 10);

@@ -202,5 +202,193 @@ TEST_F(TransactionTest, AWatchOnAHungNodeIsGivenUpInTime) {
   EXPECT_EQ(AskBlock(client, {"SET {t}a v3"}), "*1\r\n+OK\r\n");
 }
 
+// --cross-slot split. "a", "b" and "c" are in three shards.
+class CrossSlotTransactionTest : public TransactionTest {
+ protected:
+  CrossSlotTransactionTest() {
+    Make({.configure = [](proxy::Config* config) {
+      config->cross_slot = proxy::CrossSlot::kSplit;
+    }});
+  }
+  // Its connections are open.
+  SimClient* Connected() {
+    SimClient* client = world().Connect();
+    for (const absl::string_view key : {"a", "b", "c"}) {
+      EXPECT_EQ(Ask(client, absl::StrCat("SET ", key, " 0")), "+OK\r\n");
+    }
+    ClearJournals();
+    return client;
+  }
+  uint64_t Partly() { return world().stats()->Sum(&proxy::WorkerStats::cross_slot_partly); }
+};
+
+TEST_F(CrossSlotTransactionTest, RepliesComeInTheOrderOfTheCommands) {
+  SimClient* client = Connected();
+  EXPECT_EQ(AskBlock(client, {"INCR a", "INCR b", "PING", "INCR a", "INCR c", "INCR b"}),
+            "*6\r\n:1\r\n:1\r\n+PONG\r\n:2\r\n:1\r\n:2\r\n");
+  EXPECT_EQ(Journal("EXEC").size(), 3u);
+  EXPECT_EQ(world().stats()->Sum(&proxy::WorkerStats::cross_slot_transactions), 1u);
+  EXPECT_EQ(Partly(), 0u);
+}
+
+TEST_F(CrossSlotTransactionTest, OneSlotIsOneBurstAsWithoutTheOption) {
+  SimClient* client = Connected();
+  EXPECT_EQ(AskBlock(client, {"INCR a", "INCR {a}2"}), "*2\r\n:1\r\n:1\r\n");
+  EXPECT_EQ(Journal("EXEC").size(), 1u);
+  EXPECT_EQ(world().stats()->Sum(&proxy::WorkerStats::cross_slot_transactions), 0u);
+}
+
+TEST_F(CrossSlotTransactionTest, CommandsOverSlotsAreSplit) {
+  SimClient* client = Connected();
+  EXPECT_EQ(AskBlock(client, {"MSET a 1 b 2 c 3", "MGET c a none b a", "DEL a b c none", "GET a"}),
+            "*4\r\n+OK\r\n*5\r\n$1\r\n3\r\n$1\r\n1\r\n$-1\r\n$1\r\n2\r\n$1\r\n1\r\n:3\r\n$-1\r\n");
+}
+
+TEST_F(CrossSlotTransactionTest, PartsRunInTheOrderOfTheirFirstCommands) {
+  SimClient* client = Connected();
+  NodeOf("b").HoldReplies(true);
+  SendBlock(client, {"INCR a", "INCR b", "INCR c", "INCR a"});
+  world().RunFor(100 * kMillisecond);
+  EXPECT_EQ(Journal("INCR a").size(), 2u);
+  EXPECT_EQ(Journal("INCR b").size(), 1u);
+  EXPECT_THAT(Journal("INCR c"), IsEmpty());
+  NodeOf("b").HoldReplies(false);
+  world().RunFor(100 * kMillisecond);
+  EXPECT_EQ(client->TakeReceived(),
+            absl::StrCat("+OK\r\n", Repeated("+QUEUED\r\n", 4), "*4\r\n:1\r\n:1\r\n:1\r\n:2\r\n"));
+}
+
+TEST_F(CrossSlotTransactionTest, OthersOfTheSameClientWaitForAllParts) {
+  SimClient* client = Connected();
+  NodeOf("b").HoldReplies(true);
+  SendBlock(client, {"INCR a", "INCR b", "INCR c"});
+  client->SendCommand("INCR c");
+  world().RunFor(100 * kMillisecond);
+  EXPECT_THAT(Journal("INCR c"), IsEmpty());
+  NodeOf("b").HoldReplies(false);
+  world().RunFor(100 * kMillisecond);
+  EXPECT_EQ(client->TakeReceived(),
+            absl::StrCat("+OK\r\n", Repeated("+QUEUED\r\n", 3), "*3\r\n:1\r\n:1\r\n:1\r\n:2\r\n"));
+}
+
+TEST_F(CrossSlotTransactionTest, APartFollowsItsSlot) {
+  SimClient* client = Connected();
+  const cluster::Slot slot = cluster::SlotOf("b");
+  cluster().BeginMigration(slot, OtherThan(NodeOf("b").number()));
+  cluster().MigrateAllKeys(slot);
+  EXPECT_EQ(AskBlock(client, {"INCR a", "INCR b"}), "*2\r\n:1\r\n:1\r\n");
+  cluster().EndMigration(slot);
+  EXPECT_EQ(AskBlock(client, {"INCR a", "INCR b"}), "*2\r\n:2\r\n:2\r\n");
+}
+
+TEST_F(CrossSlotTransactionTest, ALostPartIsToldWithWhatHasRun) {
+  SimClient* client = Connected();
+  NodeOf("b").HoldReplies(true);
+  SendBlock(client, {"INCR a", "INCR b", "INCR c", "INCR a", "MGET a c"});
+  world().RunFor(100 * kMillisecond);
+  NodeOf("b").HoldReplies(false);
+  NodeOf("b").DropConnections();
+  world().RunFor(kSecond);
+  EXPECT_EQ(client->TakeReceived(),
+            absl::StrCat("+OK\r\n", Repeated("+QUEUED\r\n", 5),
+                         "-ERR proxy: partly executed, ran: 1,4, in part: 5, unknown: 2, not: 3,"
+                         " backend connection lost (outcome unknown)\r\n"));
+  EXPECT_THAT(Journal("INCR c"), IsEmpty());
+  EXPECT_EQ(Partly(), 1u);
+}
+
+TEST_F(CrossSlotTransactionTest, AReplyCutAtAnyByteIsNoReply) {
+  SimClient* client = Connected();
+  const absl::string_view reply = "*1\r\n:7\r\n";
+  for (size_t cut = 0; cut < reply.size(); ++cut) {
+    Ask(client, "GET b");
+    NodeOf("b").AnswerNext("EXEC", std::string(reply.substr(0, cut)));
+    SendBlock(client, {"INCR a", "INCR b", "INCR c"});
+    world().RunFor(100 * kMillisecond);
+    NodeOf("b").DropConnections();
+    world().RunFor(kSecond);
+    EXPECT_EQ(client->TakeReceived(),
+              absl::StrCat("+OK\r\n", Repeated("+QUEUED\r\n", 3),
+                           "-ERR proxy: partly executed, ran: 1, unknown: 2, not: 3,"
+                           " backend connection lost (outcome unknown)\r\n"))
+        << cut;
+  }
+}
+
+TEST_F(CrossSlotTransactionTest, AnErrorOfTheFirstPartIsTheWholes) {
+  SimClient* client = Connected();
+  NodeOf("a").AnswerNext("EXEC",
+                         "-EXECABORT Transaction discarded because of previous errors.\r\n");
+  EXPECT_EQ(AskBlock(client, {"INCR a", "INCR b"}),
+            "-EXECABORT Transaction discarded because of previous errors.\r\n");
+  EXPECT_THAT(Journal("INCR b"), IsEmpty());
+  NodeOf("b").AnswerNext("EXEC",
+                         "-EXECABORT Transaction discarded because of previous errors.\r\n");
+  EXPECT_EQ(AskBlock(client, {"INCR a", "INCR b", "INCR c"}),
+            "-ERR proxy: partly executed, ran: 1, not: 2-3, EXECABORT Transaction discarded because"
+            " of previous errors. (outcome unknown)\r\n");
+  EXPECT_EQ(Partly(), 1u);
+}
+
+TEST_F(CrossSlotTransactionTest, ANodeThatIsAwayIsWaitedForInTime) {
+  SimClient* client = Connected();
+  const int number = NodeOf("b").number();
+  cluster().node(number)->Kill();
+  SendBlock(client, {"INCR a", "INCR b", "INCR c"});
+  world().RunFor(kSecond);
+  EXPECT_EQ(Journal("INCR a").size(), 1u);
+  world().RunFor(10 * kSecond);
+  const std::string received = client->TakeReceived();
+  EXPECT_THAT(received, testing::HasSubstr("-ERR proxy: partly executed, ran: 1, not: 2-3, "));
+  EXPECT_THAT(received, testing::EndsWith(" (outcome unknown)\r\n"));
+}
+
+TEST_F(CrossSlotTransactionTest, TheWatchedSlotGoesFirstAndDecides) {
+  SimClient* client = Connected();
+  SimClient* other = world().Connect();
+  EXPECT_EQ(Ask(client, "WATCH c"), "+OK\r\n");
+  Ask(other, "SET c 5");
+  EXPECT_EQ(AskBlock(client, {"INCR a", "INCR c"}), "*-1\r\n");
+  EXPECT_EQ(Ask(client, "WATCH c"), "+OK\r\n");
+  Ask(other, "SET c 6");
+  EXPECT_EQ(AskBlock(client, {"INCR a", "INCR b"}), "*-1\r\n");
+  EXPECT_EQ(Ask(client, "WATCH c"), "+OK\r\n");
+  EXPECT_EQ(AskBlock(client, {"INCR a"}), "*1\r\n:1\r\n");
+  EXPECT_EQ(Ask(client, "WATCH c"), "+OK\r\n");
+  EXPECT_EQ(AskBlock(client, {"INCR a", "INCR c", "INCR a"}), "*3\r\n:2\r\n:7\r\n:3\r\n");
+  // Watching is over.
+  Ask(other, "SET c 8");
+  EXPECT_EQ(AskBlock(client, {"INCR a", "INCR c"}), "*2\r\n:4\r\n:9\r\n");
+  EXPECT_EQ(Ask(client, "WATCH a"), "+OK\r\n");
+  EXPECT_EQ(Ask(client, "WATCH b"), "-CROSSSLOT Keys in request don't hash to the same slot\r\n");
+}
+
+TEST_F(CrossSlotTransactionTest, AClientThatLeavesInTheMiddleLeavesNothingBehind) {
+  SimClient* client = Connected();
+  for (const absl::string_view held : {"a", "b", "c"}) {
+    SimClient* leaver = world().Connect();
+    EXPECT_EQ(Ask(leaver, "WATCH a"), "+OK\r\n");
+    NodeOf(held).HoldReplies(true);
+    SendBlock(leaver, {"INCR b", "INCR c", "INCR a"});
+    world().RunFor(10 * kMillisecond);
+    leaver->Close();
+    world().RunFor(10 * kMillisecond);
+    NodeOf(held).HoldReplies(false);
+  }
+  // Also while what it sent before is not answered, so that the parts have not begun.
+  SimClient* leaver = world().Connect();
+  EXPECT_EQ(Ask(leaver, "WATCH a"), "+OK\r\n");
+  NodeOf("c").HoldReplies(true);
+  leaver->SendCommand("INCR c");
+  SendBlock(leaver, {"INCR b", "INCR a"});
+  world().RunFor(10 * kMillisecond);
+  leaver->Abort();
+  world().RunFor(10 * kMillisecond);
+  NodeOf("c").HoldReplies(false);
+  EXPECT_EQ(Ask(client, "PING"), "+PONG\r\n");
+  world().RunFor(kSecond);
+  EXPECT_EQ(world().stats()->Sum(&proxy::WorkerStats::charged_bytes), 0u);
+}
+
 }  // namespace
 }  // namespace sim
