@@ -211,12 +211,12 @@ void FunctionRepair::OnOtherListed(const Names& names) {
   if (next_node_ == source_) libraries_ = names;
   all_agree_ &= libraries_ == names;
   if (!others_.empty()) return AskOther();
+  // They are being loaded or deleted: soon all have the same.
+  if (!all_agree_) return OnFailed();
   Names missing;
   std::set_difference(libraries_.begin(), libraries_.end(), has_.begin(), has_.end(),
                       std::inserter(missing, missing.end()));
   if (missing.empty()) return End();
-  // They are being loaded or deleted: soon all have the same.
-  if (!all_agree_) return OnFailed();
   env_.stats->functions_missing.Add(1);
   env_.log->Warn(absl::StrCat("node ", node_.id, " has joined without the function libraries ",
                               Joined(missing)));
