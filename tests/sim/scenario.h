@@ -44,9 +44,9 @@ class ScenarioTest : public testing::Test {
   }
 
   // Another world than the default one: one worker, three shards with a replica each, journals.
-  void Make(WorldOptions options) {
+  void Make(WorldOptions options, uint32_t workers = 1) {
     world_.reset();
-    options.workers = 1;
+    options.workers = workers;
     options.cluster.journals = true;
     world_ = std::make_unique<World>(options);
     world_->RunUntil([this] { return world_->stats()->control()->topology_ready.Get() == 1; });

@@ -262,13 +262,17 @@ void World::EndStall() {
   }
 }
 
-void World::Shutdown() {
+void World::BeginShutdown() {
   shut_down_ = true;
   for (const auto& client : clients_) client->set_may_be_cut_off(true);
   io::Message message;
   message.kind = static_cast<uint8_t>(proxy::MessageKind::kSignal);
   message.value = SIGTERM;
   process_.Post(proxy::kControlRing, message);
+}
+
+void World::Shutdown() {
+  if (!shut_down_) BeginShutdown();
   const auto ended = [this] {
     return std::all_of(parties_.begin(), parties_.end(),
                        [](const auto& party) { return party->done; });

@@ -73,7 +73,10 @@ class World {
   bool RunUntil(const std::function<bool()>& done, Nanos limit = 60 * kSecond);
   // Until nothing is to happen for `quiet`.
   void RunUntilIdle(Nanos quiet = 300 * kMillisecond);
-  // SIGTERM, and on until the proxy has ended. Then nothing of it is left: else a failure.
+  // SIGTERM. Clients may be cut off from here on.
+  void BeginShutdown();
+  // The same, if that has not begun, and on until the proxy has ended. Then nothing of it is left:
+  // else a failure.
   void Shutdown();
 
   // The proxy's process does not run for so long.
