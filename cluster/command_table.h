@@ -27,6 +27,7 @@ enum class Serve : uint8_t {
   kWholeCluster,  // asks several nodes, in steps: see proxy/procedure.h
   kPublish,       // goes to its channel's home, and the number in the reply is corrected
   kPubSubCount,   // asks each primary, and the numbers in the reply are corrected
+  kClients,       // describes or changes clients of all workers: see proxy/client_query.h
   kPubSub,        // changes what the client is subscribed to
   kNotYet,        // the proxy will serve it; refused with a clear error for now
   kRefused,       // administration of a single server: refused

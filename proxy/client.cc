@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "cluster/router.h"
 #include "proxy/args.h"
+#include "proxy/client_queries.h"
 #include "proxy/learned_commands.h"
 #include "proxy/local_commands.h"
 #include "proxy/split_request.h"
@@ -72,7 +73,7 @@ void Client::Become(State next) {
 void Client::Open(io::Fd fd) {
   Become(State::kOpen);
   id_ = worker_->NextClientId();
-  opened_at_ = worker_->now();
+  opened_at_ = last_input_ = worker_->now();
   authenticated_ = worker_->config().password.empty();
   io::Connection::Options options;
   options.party = static_cast<uint8_t>(Party::kClient);
@@ -120,6 +121,7 @@ void Client::OnRecv(io::Completion* completion) {
       break;
   }
   if (stop_after_this_) return;
+  last_input_ = worker_->now();
   input_bytes_ += data.size();
   input_.push_back(std::move(data));
   worker_->MarkDirty(this);
@@ -128,7 +130,7 @@ void Client::OnRecv(io::Completion* completion) {
 
 bool Client::MayTake() {
   if ((state_ != State::kOpen && state_ != State::kDraining) || stop_after_this_) return false;
-  if (waiting_for_room_ || answer_first_ != nullptr) return false;
+  if (waiting_for_room_ || answer_first_ != nullptr || held_back_ != HeldBack::kNo) return false;
   // Replies on their way can't be stopped: they count as if they were here.
   const uint64_t expected = uint64_t{unanswered_} * usual_reply_bytes_;
   if (connection_.unsent_bytes() + reply_bytes_ + expected >= kOutputPauseBytes) return false;
@@ -283,6 +285,7 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
                        const resp::RequestScanner& scanned) {
   WorkerStats* stats = worker_->stats();
   stats->requests.Add(1);
+  if (ABSL_PREDICT_FALSE(reply_mode_ != ReplyMode::kOn) && WaitsForReplyMode(pieces, frame)) return;
   const absl::string_view first = resp::ViewAt(pieces, scanned.arg(0), worker_->text_scratch(0));
   absl::string_view second;
   if (scanned.arg_count() > 1) {
@@ -316,6 +319,10 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
   if (!authenticated_ && (command->flags & cluster::kFlagNoAuth) == 0)
     return RejectNew(command, kNoAuth);
   if (ABSL_PREDICT_FALSE(subscriber_ != nullptr) && TakeAsSubscriber(*command, pieces)) return;
+  last_command_ = command;
+  if (ABSL_PREDICT_FALSE(worker_->client_queries()->paused()) && WaitsForPause(*command, frame)) {
+    return;
+  }
   if (ABSL_PREDICT_FALSE(IsQueueing()) && !ActsInTransaction(*command)) {
     return QueueCommand(*command, pieces, frame);
   }
@@ -329,6 +336,8 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
     }
     case cluster::Serve::kTransaction:
       return TakeTransaction(*command, pieces, frame);
+    case cluster::Serve::kClients:
+      return TakeAdministration(*command, pieces, frame);
     case cluster::Serve::kNotYet:
     case cluster::Serve::kRefused:
       stats->refused_requests.Add(1);
@@ -460,6 +469,7 @@ Request* Client::NewRequest(const cluster::CommandSpec& command, size_t bytes) {
 void Client::AnswerNew(absl::string_view reply) {
   if (state_ == State::kClosing) return;
   if (head_ == nullptr) {
+    if (ABSL_PREDICT_FALSE(muted())) return;
     connection_.Send(arena_.Copy(reply));
     worker_->MarkDirty(this);
   } else {
@@ -512,7 +522,7 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
       worker_->dispatcher()->NoteMayHaveRun(request);
     }
   }
-  if (request == head_ && (complete || large) && !spliced) {
+  if (request == head_ && (complete || large) && !spliced && ABSL_PREDICT_TRUE(!muted())) {
     // It is its turn: the bytes leave as they come.
     if (request->has_partial_reply) connection_.Send(TakePartialReply(request));
     connection_.Send(KeepBytes(buffer, piece, large));
@@ -529,6 +539,11 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
     }
     return Finish(request);
   } else {
+    // Nobody wants more of it than tells an error.
+    if (muted() && request->has_partial_reply &&
+        *request->partial_reply.slices()[0].data() != '-') {
+      return;
+    }
     AppendPiece(buffer, piece, large, &request->partial_reply);
     request->has_partial_reply = true;
     reply_bytes_ += piece.size();
@@ -614,7 +629,10 @@ void Client::Finish(Request* request) {
     worker_->requests()->GiveFragments(std::move(parent->fragments));
     return AnswerRope(parent, std::move(merged));
   }
-  if (request == answer_first_) answer_first_ = nullptr;
+  if (request == answer_first_) {
+    answer_first_ = nullptr;
+    if (request->is_blocking) worker_->stats()->blocked_clients.Sub(1);
+  }
   --unanswered_;
   if (procedure_ && unanswered_ == 1) worker_->WakeClient(this);
   request_bytes_ -= std::exchange(request->charged, 0);
@@ -629,10 +647,15 @@ void Client::SendReadyPrefix() {
     Request* request = head_;
     if (request->sampled) LogAccess(*request);
     reply_bytes_ -= request->bytes.size();
-    connection_.Send(std::move(request->bytes));
+    if (ABSL_PREDICT_TRUE(!muted()) || request->command->serve == cluster::Serve::kPubSub) {
+      connection_.Send(std::move(request->bytes));
+    }
     head_ = request->next;
     if (head_ == nullptr) tail_ = nullptr;
     worker_->requests()->Give(request);
+  }
+  if (ABSL_PREDICT_FALSE(held_back_ != HeldBack::kNo) && head_ == nullptr) {
+    EndHoldBack(HeldBack::kUntilAnswered);
   }
   if (subscriber_ != nullptr) ServeSubscriber();
   ResumeFront();
@@ -743,6 +766,7 @@ void Client::BeginDrain() {
 void Client::EndIfDone() {
   if (state_ == State::kDraining) {
     if (head_ != nullptr || runnable || !connection_.send_idle()) return;
+    if (held_back_ != HeldBack::kNo && !stop_after_this_) return;
     if (input_ended_) return BeginClose();
     Become(State::kLingering);
     connection_.ShutdownWrite();
@@ -771,6 +795,9 @@ void Client::BeginClose() {
 }
 
 void Client::DropRequests() {
+  if (answer_first_ != nullptr && answer_first_->is_blocking) {
+    worker_->stats()->blocked_clients.Sub(1);
+  }
   while (head_ != nullptr) {
     Request* request = head_;
     head_ = request->next;
@@ -872,6 +899,7 @@ void Client::ResetSession() {
   UnwatchAndDiscard();
   LeaveTopics();
   identity_.reset();
+  if (reply_mode_ == ReplyMode::kOff) reply_mode_ = ReplyMode::kOn;
   set_protocol(resp::Protocol::kResp2);
   if (!worker_->config().password.empty()) set_authenticated(false);
 }

@@ -27,6 +27,9 @@
 
 namespace proxy {
 
+struct ClientAnswer;
+struct ClientFacts;
+struct ClientQuery;
 class LearnedCommands;
 class Subscriber;
 struct Topic;
@@ -112,6 +115,8 @@ class Client {
     std::string name;
     std::string library_name;
     std::string library_version;
+    bool no_evict = false;  // CLIENT NO-EVICT and NO-TOUCH, as they were set
+    bool no_touch = false;
   };
   uint64_t id() const { return id_; }
   Identity* identity();
@@ -131,6 +136,14 @@ class Client {
   // CLIENT UNBLOCK: what it waits for ends, with an error or as if its time were up. False: it does
   // not wait.
   bool Unblock(bool error);
+  // --- administration: proxy/client_admin.cc
+  ClientFacts Describe() const;
+  // It is one of those that the query means.
+  bool Matches(const ClientQuery& query) const;
+  // The query that it asked (ClientQueries::Ask) is answered, or nobody answered it in time.
+  void OnQueryAnswered(const ClientQuery& query, ClientAnswer answer);
+  void OnQueryFailed();
+  void OnPauseEnded();
   // Its keys are not watched any more; UnwatchAndDiscard: nor is anything queued.
   void Unwatch();
   void UnwatchAndDiscard();
@@ -168,6 +181,11 @@ class Client {
   io::Arena* arena() { return &arena_; }
 
  private:
+  // Its input waits, the front command included.
+  enum class HeldBack : uint8_t { kNo, kUntilAnswered, kUntilPauseEnds };
+  // CLIENT REPLY: of all its unanswered requests. From kOff on, they get no replies.
+  enum class ReplyMode : uint8_t { kOn, kSkipNext, kOff, kSkipping };
+
   void Become(State next);
   bool HasInput() const { return input_head_ < input_.size(); }
   bool MayTake();
@@ -206,6 +224,16 @@ class Client {
   Request* NewTransactionRequest(const cluster::CommandSpec& command, cluster::Slot slot,
                                  size_t bytes);
   io::Rope SpliceLocalReplies(const Burst& burst, io::Rope reply);
+
+  // --- administration: proxy/client_admin.cc
+  void TakeAdministration(const cluster::CommandSpec& command, const resp::Pieces& pieces,
+                          const io::Rope& frame);
+  void TakeReplyMode(absl::Span<const absl::string_view> args, const io::Rope& frame);
+  bool WaitsForReplyMode(const resp::Pieces& pieces, const io::Rope& frame);
+  bool WaitsForPause(const cluster::CommandSpec& command, const io::Rope& frame);
+  void HoldBack(const io::Rope& frame, HeldBack until);
+  void EndHoldBack(HeldBack until);
+  bool muted() const { return reply_mode_ >= ReplyMode::kOff; }
 
   void TakeWholeCluster(const cluster::CommandSpec& command, const resp::Pieces& pieces,
                         const io::Rope& frame);
@@ -262,7 +290,9 @@ class Client {
   bool waiting_for_room_ = false;  // its last request waits for room on a backend
   bool procedure_ = false;         // its last request is one: nothing is taken before its end
   bool throttled_ = false;         // too many requests unanswered
-  uint64_t budget_turn_ = 0;       // the turn that these are for:
+  HeldBack held_back_ = HeldBack::kNo;
+  ReplyMode reply_mode_ = ReplyMode::kOn;
+  uint64_t budget_turn_ = 0;  // the turn that these are for:
   int requests_left_ = 0;
   size_t bytes_left_ = 0;
 
@@ -276,6 +306,8 @@ class Client {
   uint32_t usual_reply_bytes_ = 16 << 10;
   size_t charged_ = 0;  // what the worker counts for this client
 
+  const cluster::CommandSpec* last_command_ = nullptr;
+  absl::Time last_input_;
   uint64_t id_ = 0;
   absl::Time opened_at_;
   absl::Time last_write_ = absl::InfinitePast();

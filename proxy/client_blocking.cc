@@ -15,6 +15,7 @@ void Client::StartBlocking(const cluster::CommandSpec& command, cluster::Slot sl
   request->is_blocking = request->private_connection = true;
   request->block = std::make_unique<Block>(std::move(block));
   answer_first_ = request;
+  worker_->stats()->blocked_clients.Add(1);
   if (!worker_->dispatcher()->Start(request, frame)) waiting_for_room_ = true;
 }
 

@@ -9,20 +9,20 @@ namespace {
 
 constexpr absl::string_view kSyntaxError = "ERR syntax error";
 
-void AnswerOnOff(const LocalCall& call) {
-  if (!absl::EqualsIgnoreCase(call.args[2], "on") && !absl::EqualsIgnoreCase(call.args[2], "off")) {
-    return call.Error(kSyntaxError);
-  }
+void SetOption(const LocalCall& call, bool Client::Identity::*option) {
+  const bool on = absl::EqualsIgnoreCase(call.args[2], "on");
+  if (!on && !absl::EqualsIgnoreCase(call.args[2], "off")) return call.Error(kSyntaxError);
+  call.session->mutable_identity()->*option = on;
   call.Ok();
 }
 
 }  // namespace
 
 // The proxy closes clients by what they hold, whatever they ask for: see --memory-limit.
-void AnswerClientNoEvict(const LocalCall& call) { AnswerOnOff(call); }
+void AnswerClientNoEvict(const LocalCall& call) { SetOption(call, &Client::Identity::no_evict); }
 
 // Reads of all clients share connections: they count for the nodes' eviction in any case.
-void AnswerClientNoTouch(const LocalCall& call) { AnswerOnOff(call); }
+void AnswerClientNoTouch(const LocalCall& call) { SetOption(call, &Client::Identity::no_touch); }
 
 // "redirect": the client could be sent elsewhere. It never is.
 void AnswerClientCapa(const LocalCall& call) { call.Ok(); }

@@ -113,6 +113,7 @@ void Client::TakeWatch(const cluster::CommandSpec& command, const resp::Pieces& 
     transaction->watch->slot = slot;
   }
   ++transaction->watch->requests;
+  transaction->watch->keys += keys.size();
   Request* const request = NewTransactionRequest(command, slot, frame.size());
   request->transaction->watch = transaction->watch;
   request->watched = request->private_connection = true;
@@ -175,6 +176,9 @@ void Client::QueueCommand(const cluster::CommandSpec& command, const resp::Piece
   if ((command.flags & cluster::kFlagNoMulti) != 0) return RejectNew(&command, kNotInside);
   if (worker_->MemoryExhausted()) return RejectNew(&command, kOutOfMemory);
   const size_t charged = transaction_->charged();
+  if ((command.flags & (cluster::kFlagWrite | cluster::kFlagMayReplicate)) != 0) {
+    transaction_->NoteMayWrite();
+  }
   switch (command.serve) {
     case cluster::Serve::kLocal: {
       const ArgList args(pieces);

@@ -50,6 +50,7 @@ Control::Control(Environment environment)
       now_(ring_->Now()),
       log_(environment.log, &now_),
       refusals_(ring_.get(), &timers_, static_cast<uint8_t>(Party::kClient)),
+      queries_(worker_mail_, [this](uint32_t worker, MessageKind kind) { Post(worker, kind); }),
       accept_timer_(&timers_, &Control::AcceptTimerFired, this),
       clients_(worker_mail_.size(), 0),
       post_timer_(&timers_, &Control::PostTimerFired, this),
@@ -319,9 +320,11 @@ void Control::OnPosted(const io::Completion& completion) {
   if (IsTransient(-completion.result)) {
     undelivered_.push_back({worker, kind});
     if (!post_timer_.armed()) post_timer_.Set(now_ + kPostAgainAfter);
-  } else if (kind == MessageKind::kDrain) {
-    OnDrained(0);  // there is nobody to wait for
+    return;
   }
+  // There is nobody to wait for.
+  queries_.OnWorkerGone(worker);
+  if (kind == MessageKind::kDrain) OnDrained(0);
 }
 
 void Control::PostTimerFired(void* self) {
@@ -342,7 +345,18 @@ void Control::OnMessage(const io::Completion& message) {
       while (absl::optional<RefreshAsk> ask = mail_->asks.Take()) refresh_->OnAsk(*std::move(ask));
       return;
     case MessageKind::kDrained:
+      while (absl::optional<uint32_t> ended = mail_->ended.Take()) queries_.OnWorkerGone(*ended);
       return OnDrained(value);
+    case MessageKind::kQueryAsked:
+      while (absl::optional<ClientQuery> query = mail_->queries.Take()) {
+        queries_.OnQuery(*std::move(query));
+      }
+      return;
+    case MessageKind::kQueryAnswered:
+      while (absl::optional<ClientAnswer> answer = mail_->answers.Take()) {
+        queries_.OnAnswer(*std::move(answer));
+      }
+      return;
     case MessageKind::kSignal:
       return OnSignal(static_cast<int>(value));
     case MessageKind::kResolved:

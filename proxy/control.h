@@ -25,6 +25,7 @@
 #include "proxy/function_repair.h"
 #include "proxy/log.h"
 #include "proxy/messages.h"
+#include "proxy/query_relay.h"
 #include "proxy/refusals.h"
 #include "proxy/resolver.h"
 #include "proxy/stats.h"
@@ -129,6 +130,7 @@ class Control {
   std::unique_ptr<TopologyRefresh> refresh_;
   std::unique_ptr<FunctionRepair> functions_;
   Refusals refusals_;
+  QueryRelay queries_;
 
   State state_ = State::kServing;
   std::vector<Listener> listeners_;

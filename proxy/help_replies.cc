@@ -19,13 +19,6 @@ struct HelpRow {
 };
 
 constexpr HelpRow kHelp[] = {
-    {"CLIENT", "GETNAME", "GETNAME\n    Return the name of the current connection."},
-    {"CLIENT", "ID", "ID\n    Return the ID of the current connection."},
-    {"CLIENT", "INFO", "INFO\n    Return information about the current client connection."},
-    {"CLIENT", "SETNAME", "SETNAME <name>\n    Assign the name <name> to the current connection."},
-    {"CLIENT", "SETINFO",
-     "SETINFO <option> <value>\n    Set client meta attr. Options are:\n"
-     "    * LIB-NAME: the client lib name.\n    * LIB-VER: the client lib version."},
     {"CLIENT", "CAPA",
      "CAPA <option> [options...]\n    The client claims its some capability options. Options are:\n"
      "    * REDIRECT\n"
@@ -33,12 +26,53 @@ constexpr HelpRow kHelp[] = {
      "mode."},
     {"CLIENT", "GETREDIR",
      "GETREDIR\n    Return the client ID we are redirecting to when tracking is enabled."},
+    {"CLIENT", "GETNAME", "GETNAME\n    Return the name of the current connection."},
+    {"CLIENT", "ID", "ID\n    Return the ID of the current connection."},
+    {"CLIENT", "INFO", "INFO\n    Return information about the current client connection."},
+    {"CLIENT", "KILL",
+     "KILL <ip:port>\n    Kill connection made from <ip:port>.\n"
+     "KILL <option> <value> [<option> <value> [...]]\n    Kill connections. Options are:\n"
+     "    * ADDR (<ip:port>|<unixsocket>:0)\n      Kill connections made from the specified "
+     "address\n"
+     "    * LADDR (<ip:port>|<unixsocket>:0)\n"
+     "      Kill connections made to specified local address\n"
+     "    * TYPE (NORMAL|MASTER|REPLICA|PUBSUB)\n      Kill connections by type.\n"
+     "    * USER <username>\n      Kill connections authenticated by <username>.\n"
+     "    * SKIPME (YES|NO)\n      Skip killing current connection (default: yes).",
+     "KILL <ip:port>\n    Kill connection made from <ip:port>.\n"
+     "KILL <option> <value> [<option> <value> [...]]\n    Kill connections. Options are:\n"
+     "    * ADDR (<ip:port>|<unixsocket>:0)\n      Kill connections made from the specified "
+     "address\n"
+     "    * LADDR (<ip:port>|<unixsocket>:0)\n"
+     "      Kill connections made to specified local address\n"
+     "    * TYPE (NORMAL|PRIMARY|REPLICA|PUBSUB)\n      Kill connections by type.\n"
+     "    * USER <username>\n      Kill connections authenticated by <username>.\n"
+     "    * SKIPME (YES|NO)\n      Skip killing current connection (default: yes).\n"
+     "    * ID <client-id>\n      Kill connections by client id.\n"
+     "    * MAXAGE <maxage>\n      Kill connections older than the specified age."},
+    {"CLIENT", "LIST",
+     "LIST [options ...]\n    Return information about client connections. Options:\n"
+     "    * TYPE (NORMAL|MASTER|REPLICA|PUBSUB)\n      Return clients of specified type.",
+     "LIST [options ...]\n    Return information about client connections. Options:\n"
+     "    * TYPE (NORMAL|PRIMARY|REPLICA|PUBSUB)\n      Return clients of specified type."},
+    {"CLIENT", "UNPAUSE", "UNPAUSE\n    Stop the current client pause, resuming traffic."},
+    {"CLIENT", "PAUSE",
+     "PAUSE <timeout> [WRITE|ALL]\n    Suspend all, or just write, clients for <timeout> "
+     "milliseconds."},
+    {"CLIENT", "REPLY",
+     "REPLY (ON|OFF|SKIP)\n    Control the replies sent to the current connection."},
+    {"CLIENT", "SETNAME", "SETNAME <name>\n    Assign the name <name> to the current connection."},
+    {"CLIENT", "SETINFO",
+     "SETINFO <option> <value>\n    Set client meta attr. Options are:\n"
+     "    * LIB-NAME: the client lib name.\n    * LIB-VER: the client lib version."},
+    {"CLIENT", "UNBLOCK",
+     "UNBLOCK <clientid> [TIMEOUT|ERROR]\n    Unblock the specified blocked client."},
+    {"CLIENT", "TRACKINGINFO",
+     "TRACKINGINFO\n    Report tracking status for the current connection."},
     {"CLIENT", "NO-EVICT",
      "NO-EVICT (ON|OFF)\n    Protect current client connection from eviction."},
     {"CLIENT", "NO-TOUCH",
      "NO-TOUCH (ON|OFF)\n    Will not touch LRU/LFU stats when this mode is on."},
-    {"CLIENT", "TRACKINGINFO",
-     "TRACKINGINFO\n    Report tracking status for the current connection."},
     {"CLUSTER", "COUNTKEYSINSLOT",
      "COUNTKEYSINSLOT <slot>\n    Return the number of keys in <slot>."},
     {"CLUSTER", "GETKEYSINSLOT",

@@ -79,7 +79,8 @@ void AppendServer(const InfoInput& in, std::string* out) {
 void AppendClients(const InfoInput& in, std::string* out) {
   absl::StrAppend(out, "connected_clients:", in.Sum(&WorkerStats::clients_open),
                   "\r\nmaxclients:", in.proxy.clients_max,
-                  "\r\nblocked_clients:0\r\ntracking_clients:0\r\n");
+                  "\r\nblocked_clients:", in.Sum(&WorkerStats::blocked_clients),
+                  "\r\ntracking_clients:0\r\n");
 }
 
 void AppendMemory(const InfoInput& in, std::string* out) {

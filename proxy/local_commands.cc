@@ -12,10 +12,7 @@ class WorkerSession final : public LocalSession {
  public:
   explicit WorkerSession(Client* client) : client_(client), worker_(*client->worker()) {}
 
-  const ServerInfo& server() const override {
-    static const ServerInfo kNotKnownYet;
-    return worker_.cluster() == nullptr ? kNotKnownYet : worker_.cluster()->server;
-  }
+  const ServerInfo& server() const override { return worker_.server(); }
   const LearnedCommands* learned() const override {
     return worker_.cluster() == nullptr ? nullptr : worker_.cluster()->learned.get();
   }
@@ -30,7 +27,7 @@ class WorkerSession final : public LocalSession {
   void NoteAuthFailure() override { client_->NoteAuthFailure(); }
   const Client::Identity& identity() const override { return client_->identity_or_empty(); }
   Client::Identity* mutable_identity() override { return client_->identity(); }
-  ClientFacts DescribeClient() const override;
+  ClientFacts DescribeClient() const override { return client_->Describe(); }
   void Unwatch() override { client_->Unwatch(); }
   void Reset() override;
   void EndAfterReply() override {
@@ -56,16 +53,6 @@ ProxyFacts WorkerSession::DescribeProxy() const {
   facts.instance_name = worker_.instance_name();
   facts.ring_features = worker_.ring()->Describe();
   facts.has_topology = worker_.cluster() != nullptr;
-  return facts;
-}
-
-ClientFacts WorkerSession::DescribeClient() const {
-  ClientFacts facts;
-  facts.address = client_->PeerName();
-  facts.local_address = client_->LocalName();
-  facts.fd = client_->fd();
-  facts.age = worker_.now() - client_->opened_at();
-  facts.held_bytes = client_->held_bytes();
   return facts;
 }
 

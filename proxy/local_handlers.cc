@@ -252,23 +252,10 @@ void AnswerClientSetInfo(const LocalCall& call) {
   call.Ok();
 }
 
-// The servers' fields in their order; what a proxy has no number for is 0.
 void AnswerClientInfo(const LocalCall& call) {
-  const LocalSession& session = *call.session;
-  const ClientFacts facts = session.DescribeClient();
-  const Client::Identity& identity = session.identity();
-  const bool is_unix = absl::StartsWith(facts.local_address, "/");
-  const bool newer = !IsBeforeRedis72(session.server());
-  std::string line =
-      absl::StrCat("id=", session.client_id(), " addr=", facts.address,
-                   " laddr=", facts.local_address, " fd=", facts.fd, " name=", identity.name,
-                   " age=", absl::ToInt64Seconds(facts.age), " idle=0");
-  absl::StrAppend(&line, " flags=", is_unix ? "U" : "N", " db=0 sub=0 psub=0 ssub=0 multi=-1",
-                  newer ? " watch=0" : "",
-                  " qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0",
-                  " tot-mem=", facts.held_bytes, " events=r cmd=client|info user=", kDefaultUser,
-                  " redir=-1 resp=", static_cast<int>(session.protocol()),
-                  " lib-name=", identity.library_name, " lib-ver=", identity.library_version, "\n");
+  std::string line;
+  AppendClientLine(call.session->DescribeClient(), call.session->server(), &line);
+  line += '\n';
   call.Encode().Verbatim("txt", line);
 }
 
@@ -402,13 +389,17 @@ absl::string_view Quoted(absl::string_view arg) {
   return arg.substr(0, arg.find('\0'));
 }
 
-bool IsBeforeRedis72(const ServerInfo& server) {
+bool IsRedisSince(const ServerInfo& server, int major, int minor) {
   if (server.valkey) return false;
   const std::vector<absl::string_view> parts = absl::StrSplit(server.version, '.');
-  int major = 0, minor = 0;
-  if (!absl::SimpleAtoi(parts[0], &major)) return false;
-  if (parts.size() > 1 && !absl::SimpleAtoi(parts[1], &minor)) return false;
-  return std::pair(major, minor) < std::pair(7, 2);
+  int its_major = 0, its_minor = 0;
+  if (!absl::SimpleAtoi(parts[0], &its_major)) return true;
+  if (parts.size() > 1 && !absl::SimpleAtoi(parts[1], &its_minor)) return true;
+  return its_major != major ? its_major > major : its_minor >= minor;
+}
+
+bool IsBeforeRedis72(const ServerInfo& server) {
+  return !server.valkey && !IsRedisSince(server, 7, 2);
 }
 
 }  // namespace proxy

@@ -11,20 +11,12 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "proxy/client.h"
+#include "proxy/client_line.h"
 #include "proxy/messages.h"
 #include "proxy/stats.h"
 #include "resp/encoder.h"
 
 namespace proxy {
-
-// For CLIENT INFO.
-struct ClientFacts {
-  std::string address;        // its end of the connection
-  std::string local_address;  // our end
-  int fd = -1;
-  absl::Duration age;
-  uint64_t held_bytes = 0;
-};
 
 // For INFO: what the process itself does not tell.
 struct ProxyFacts {

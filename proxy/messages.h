@@ -17,6 +17,7 @@
 #include "cluster/topology.h"
 #include "io/ring.h"
 #include "io/socket.h"
+#include "proxy/client_query.h"
 
 namespace proxy {
 
@@ -29,11 +30,16 @@ enum class MessageKind : uint8_t {
   kRefreshDone,   // WorkerMail::refreshes has a result
   kDrain,         // answer what is complete, close clients and backends, report
   kForceClose,    // the drain limit has passed: close at once, report
+  kClientQuery,   // WorkerMail::queries has one to answer
+  kClientAnswer,  // WorkerMail::answers has one
 
   // worker → control
   kClientsClosed,  // value: PackClientsClosed
   kRefreshWanted,  // ControlMail::asks has an entry
-  kDrained,        // value: clients that had to be cut off; the worker ends after it
+  kDrained,        // value: clients that had to be cut off; the worker ends after it, and
+                   // ControlMail::ended has its number
+  kQueryAsked,     // ControlMail::queries has one
+  kQueryAnswered,  // ControlMail::answers has one
 
   // to control, from threads without a ring
   kSignal,    // value: the signal's number
@@ -111,10 +117,15 @@ struct RefreshResult {
 struct WorkerMail {
   Mailbox<std::shared_ptr<const ClusterState>> states;
   Mailbox<RefreshResult> refreshes;
+  Mailbox<std::shared_ptr<const ClientQuery>> queries;
+  Mailbox<ClientAnswer> answers;
 };
 
 struct ControlMail {
   Mailbox<RefreshAsk> asks;
+  Mailbox<ClientQuery> queries;
+  Mailbox<ClientAnswer> answers;
+  Mailbox<uint32_t> ended;
 };
 
 // Numbers of the rings of one process: control is 0, worker i is i + 1.

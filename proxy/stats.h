@@ -32,6 +32,7 @@ class Counter {
 #define RCPROXY_WORKER_STATS(X)                                                                   \
   X(clients_accepted, "clients_accepted_total", kCounter, "Client connections taken")             \
   X(clients_open, "clients", kGauge, "Client connections open")                                   \
+  X(blocked_clients, "blocked_clients", kGauge, "Clients whose command waits at a node")          \
   X(clients_refused_for_memory, "clients_refused_for_memory_total", kCounter,                     \
     "Client connections refused for want of memory")                                              \
   X(slow_client_closed, "slow_client_closed_total", kCounter, "Clients closed for unread output") \

@@ -54,7 +54,7 @@ bool Burst::TakeQueueReply(absl::string_view piece, bool complete) {
 }
 
 void Transaction::Drop() {
-  queueing_ = aborted_ = false;
+  queueing_ = aborted_ = may_write_ = false;
   queued_.parts.clear();
   queued_.splits.clear();
   queued_.commands.clear();

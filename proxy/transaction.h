@@ -40,6 +40,7 @@ struct LocalCommand {
 struct Watch {
   cluster::Slot slot = 0;
   uint32_t requests = 0;  // WATCHes so far
+  size_t keys = 0;        // that they name
   bool asking = false;    // the slot was moving: EXEC goes with ASKING, too
   bool lost = false;      // its connection has ended, or a key may have moved: EXEC answers null
   bool over = false;      // nobody will ask any more
@@ -154,11 +155,16 @@ class Transaction {
   // One that is queued calls the script of that name (EVALSHA).
   void NoteScript(absl::string_view name);
 
+  // Of a command that is queued: it, or what it runs, may change a key.
+  void NoteMayWrite() { may_write_ = true; }
+  bool may_write() const { return may_write_; }
+
   // What is charged to the client for it.
   size_t charged() const { return charged_; }
   bool has_node_commands() const { return !queued_.empty(); }
   // More than one node has to do with it.
   bool IsOverSlots() const;
+  size_t queued() const { return queued_.commands.size() + local_.size(); }
   const std::vector<LocalCommand>& local() const { return local_; }
   // Of the keys; 0 if there are none.
   cluster::Slot slot() const;
@@ -172,11 +178,13 @@ class Transaction {
   std::shared_ptr<Watch> watch;  // null: watches nothing
 
  private:
-  bool queueing_ = false;
-  bool aborted_ = false;
+  // The number of the slot's part, added if there is none.
   uint32_t PartFor(absl::optional<cluster::Slot> slot);
   void AppendToPart(uint32_t part, const io::Rope& bytes);
 
+  bool queueing_ = false;
+  bool aborted_ = false;
+  bool may_write_ = false;
   CrossSlotQueue queued_;
   // Of the parts, if there are several.
   absl::flat_hash_map<cluster::Slot, uint32_t> part_of_slot_;

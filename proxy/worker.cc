@@ -87,6 +87,7 @@ Worker::Worker(Environment environment)
       script_repairs_(this,
                       own_scripts_ != nullptr ? own_scripts_.get() : environment.script_table),
       eval_recorder_(script_repairs_.table()),
+      client_queries_(this),
       wake_timer_(&timers_, &Worker::WakeTimerFired, this),
       batch_(kBatch) {
   instance_name_ =
@@ -190,6 +191,10 @@ void Worker::OnMessage(const io::Completion& message) {
       return BeginDrain();
     case MessageKind::kForceClose:
       return ForceClose();
+    case MessageKind::kClientQuery:
+      return client_queries_.OnQueries();
+    case MessageKind::kClientAnswer:
+      return client_queries_.OnAnswers();
     default:
       return;
   }
@@ -273,6 +278,22 @@ void Worker::ReportGone() {
   io::Message message;
   message.kind = static_cast<uint8_t>(MessageKind::kClientsClosed);
   message.value = PackClientsClosed({index_, std::exchange(gone_unreported_, 0)});
+  ring_->Post(PostToken(), kControlRing, message);
+}
+
+void Worker::SendQuery(const ClientQuery& query) {
+  control_mail_->queries.Put(query);
+  PostToControl(MessageKind::kQueryAsked);
+}
+
+void Worker::SendAnswer(ClientAnswer answer) {
+  control_mail_->answers.Put(std::move(answer));
+  PostToControl(MessageKind::kQueryAnswered);
+}
+
+void Worker::PostToControl(MessageKind kind) {
+  io::Message message;
+  message.kind = static_cast<uint8_t>(kind);
   ring_->Post(PostToken(), kControlRing, message);
 }
 
@@ -426,6 +447,11 @@ void Worker::TakeRefreshResults() {
   if (any) WakeAllWaiting();
 }
 
+const ServerInfo& Worker::server() const {
+  static const ServerInfo kNotKnownYet;
+  return cluster_ == nullptr ? kNotKnownYet : cluster_->server;
+}
+
 const cluster::Topology* Worker::ViewFor(uint64_t ask) const {
   for (const RefreshResult& result : views_) {
     if (result.sequence >= ask) return result.view.get();
@@ -497,6 +523,7 @@ void Worker::EaseMemory() {
 void Worker::BeginDrain() {
   if (draining_) return;
   draining_ = true;
+  client_queries_.EndPause();
   for (size_t i = 0; i < clients_.size(); ++i) {
     if (clients_[i] != nullptr) clients_[i]->BeginDrain();
   }
@@ -528,6 +555,8 @@ void Worker::CheckDrained() {
   if (!absl::c_all_of(backends_, settled) || !subscriptions_.closed()) return;
   reported_ = true;
   wake_timer_.Stop();
+  client_queries_.Close();
+  control_mail_->ended.Put(index_);
   io::Message message;
   message.kind = static_cast<uint8_t>(MessageKind::kDrained);
   message.value = cut_off_;

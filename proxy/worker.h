@@ -23,6 +23,7 @@
 #include "proxy/backend.h"
 #include "proxy/backend_pool.h"
 #include "proxy/client.h"
+#include "proxy/client_queries.h"
 #include "proxy/config.h"
 #include "proxy/dispatcher.h"
 #include "proxy/log.h"
@@ -82,8 +83,14 @@ class Worker {
   Subscriptions* subscriptions() { return &subscriptions_; }
   ScriptRepairs* script_repairs() { return &script_repairs_; }
   EvalRecorder* eval_recorder() { return &eval_recorder_; }
+  ClientQueries* client_queries() { return &client_queries_; }
+  WorkerMail* mail() { return mail_; }
+  void SendQuery(const ClientQuery& query);
+  void SendAnswer(ClientAnswer answer);
   const Config& config() const { return *config_; }
   const ClusterState* cluster() const { return cluster_.get(); }  // null until a topology is there
+  // What the nodes say of themselves, or what is assumed until they have.
+  const ServerInfo& server() const;
   // Counts the topologies taken over.
   uint64_t topology_number() const { return topology_number_; }
   WorkerStats* stats() { return stats_; }
@@ -122,6 +129,12 @@ class Worker {
     }
   }
   void FreeClient(Client* client);
+  template <typename Fn>
+  void ForEachClient(Fn fn) {
+    for (size_t i = 0; i < clients_.size(); ++i) {
+      if (clients_[i] != nullptr) fn(clients_[i].get());
+    }
+  }
   // Null: it is gone.
   Client* FindClient(uint32_t index, uint32_t generation);
 
@@ -170,6 +183,7 @@ class Worker {
   void ForceClose();
   void ReportGone();
   void CheckDrained();
+  void PostToControl(MessageKind kind);
   void FreeGone();
 
   std::unique_ptr<io::Ring> ring_;
@@ -200,6 +214,7 @@ class Worker {
   const std::unique_ptr<ScriptTable> own_scripts_;  // null: it was given one
   ScriptRepairs script_repairs_;
   EvalRecorder eval_recorder_;
+  ClientQueries client_queries_;
   std::shared_ptr<const ClusterState> cluster_;
   uint64_t topology_number_ = 0;
 

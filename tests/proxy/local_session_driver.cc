@@ -52,6 +52,14 @@ class DriverSession final : public LocalSession {
     facts.address = "127.0.0.1:40000";
     facts.local_address = "127.0.0.1:8088";
     facts.fd = 9;
+    facts.id = client_id();
+    facts.name = identity_.name;
+    facts.library_name = identity_.library_name;
+    facts.library_version = identity_.library_version;
+    facts.no_evict = identity_.no_evict;
+    facts.no_touch = identity_.no_touch;
+    facts.last_command = cluster::FindSubcommand(*cluster::FindCommand("CLIENT"), "INFO");
+    facts.protocol = protocol_;
     return facts;
   }
   void Unwatch() override {}

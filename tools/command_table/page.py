@@ -24,6 +24,7 @@ MEANINGS = {
                      " that slot's node, all or nothing"),
     "kLocal": ("proxy", "answered by the proxy itself"),
     "kTransaction": ("transaction", "begins or ends a transaction, whose keys lie in one slot"),
+    "kClients": ("proxy", "answered by the proxy itself, of all its clients"),
     "kWholeCluster": ("whole cluster", "the proxy asks the nodes it concerns, and makes one reply; an"
                       " error of one is the error of all"),
     "kPublish": ("publish", "sent to the channel's home, a node chosen by the channel's slot"),

@@ -110,11 +110,16 @@ REVIEWED_SERVE = {
             " LATENCY|RESET MEMORY|DOCTOR MEMORY|MALLOC-STATS MEMORY|PURGE MEMORY|STATS SLOWLOG|GET"
             " SLOWLOG|LEN SLOWLOG|RESET",
     },
+    "kClients": {
+        "concerns the proxy's clients": "CLIENT|KILL CLIENT|LIST CLIENT|UNBLOCK",
+        "lets the proxy's clients wait: others are the nodes' matter": "CLIENT|PAUSE CLIENT|UNPAUSE",
+        "the proxy drops the replies": "CLIENT|REPLY",
+    },
     "kNotYet": {
         "sees what all nodes do": "MONITOR",
         "waits for the replicas of what this client wrote": "WAIT WAITAOF",
         "describes or changes the proxy's clients":
-            "CLIENT|CACHING CLIENT|KILL CLIENT|LIST CLIENT|REPLY CLIENT|TRACKING CLIENT|UNBLOCK",
+            "CLIENT|CACHING CLIENT|TRACKING",
     },
     "kRefused": {
         "a container: only its subcommands are served":

@@ -91,7 +91,7 @@ def policies_of(command):
 
 # The kinds that clients are told of.
 SERVED = frozenset(("kOneSlot", "kSplit", "kKeyless", "kLocal", "kBySlot", "kTransaction",
-                    "kWholeCluster", "kPublish", "kPubSub", "kPubSubCount"))
+                    "kWholeCluster", "kPublish", "kPubSub", "kPubSubCount", "kClients"))
 
 FLAG_NAMES = {
     "write": "kFlagWrite", "readonly": "kFlagReadOnly", "denyoom": "kFlagDenyOom",
