@@ -32,6 +32,11 @@ struct Block {
 // forever.
 Block MakeBlock(const cluster::BlockingTimeout& timeout, absl::string_view arg, absl::Time now);
 
+// A timeout in seconds or milliseconds, as the servers read it: until when; 0 is forever. False:
+// *error is what they say of it. `old_texts`: redis before 7.2.
+bool ParseTimeout(absl::string_view arg, bool milliseconds, bool old_texts, absl::Time now,
+                  absl::Time* until, std::string* error);
+
 // The request with the time that is left instead of its timeout, at least a millisecond.
 io::Rope WithTimeLeft(const Block& block, const io::Rope& frame, absl::Time now);
 

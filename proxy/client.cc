@@ -9,6 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "cluster/router.h"
 #include "proxy/args.h"
+#include "proxy/blocking_pop.h"
+#include "proxy/blocking_read.h"
 #include "proxy/client_queries.h"
 #include "proxy/learned_commands.h"
 #include "proxy/local_commands.h"
@@ -398,10 +400,14 @@ void Client::TakeOneSlot(const cluster::CommandSpec& command, absl::string_view 
   }
   cluster::Slot slot = 0;
   if (!cluster::CommonSlot(args.views(), keys, &slot)) {
+    if (IsPop(command)) return TakePopOverSlots(command, args.views(), keys, frame);
     return AnswerNewError(cluster::kCrossSlotError);
   }
   const auto timeout = cluster::FindBlockingTimeout(command, args.views());
   if (timeout.has_value()) {
+    if (auto resolved = MakeTailRead(command, args.views(), keys, slot, worker_->now())) {
+      return StartProcedure(NewRequest(command, frame.size()), std::move(resolved));
+    }
     return StartBlocking(command, slot,
                          MakeBlock(*timeout, args.views()[timeout->arg], worker_->now()), frame);
   }
@@ -756,6 +762,7 @@ void Client::BeginDrain() {
   if (state_ != State::kOpen) return;
   // The servers end it, too, when the client does not send any more.
   if (answer_first_ != nullptr && answer_first_->is_blocking) return BeginClose();
+  EndWait(Procedure::End::kClose);
   Become(State::kDraining);
   timer_.Stop();
   if (stop_after_this_) ClearInput();

@@ -217,7 +217,7 @@ class Client {
                  const io::Rope& frame);
   void TakeExec(const cluster::CommandSpec& command);
   void TakeExecOverSlots(const cluster::CommandSpec& command);
-  void StartProcedure(Request* request, std::unique_ptr<Procedure> procedure);
+  void RefuseQueued(const cluster::CommandSpec& command);
   void QueueCommand(const cluster::CommandSpec& command, const resp::Pieces& pieces,
                     const io::Rope& frame);
   bool QueueSplit(const cluster::CommandSpec& command, const ArgList& args);
@@ -251,6 +251,14 @@ class Client {
   void AnswerNew(absl::string_view reply);
   void AnswerNewError(absl::string_view line);
   void OnProtocolError(absl::string_view error);
+  void TakePopOverSlots(const cluster::CommandSpec& command,
+                        absl::Span<const absl::string_view> args, absl::Span<const uint32_t> keys,
+                        const io::Rope& frame);
+  void StartProcedure(Request* request, std::unique_ptr<Procedure> procedure);
+  bool EndWait(Procedure::End end);
+  void BlockInstead(Request* request, Step* step);
+  void BlockRequest(Request* request, cluster::Slot slot, std::unique_ptr<Block> block,
+                    const io::Rope& frame);
   void StartBlocking(const cluster::CommandSpec& command, cluster::Slot slot, Block block,
                      const io::Rope& frame);
   void EndLease(Request* request, Backend* backend);

@@ -35,7 +35,7 @@ void Client::MoveProcedureOn() {
   Fragments* const fragments = parent->fragments.get();
   if (fragments->unanswered > 0) return;
   Procedure* const procedure = fragments->procedure.get();
-  Step step{worker_, parent->protocol, std::move(procedure->asks), io::Rope()};
+  Step step{worker_, parent->protocol, last_write_, std::move(procedure->asks)};
   for (size_t i = 0; i < fragments->requests.size(); ++i) {
     Request* request = fragments->requests[i];
     Ask& ask = step.asks[i];
@@ -45,19 +45,21 @@ void Client::MoveProcedureOn() {
     worker_->requests()->Give(request);
   }
   fragments->requests.clear();
+  if (state_ == State::kDraining) procedure->EndWait(Procedure::End::kClose);
   procedure->Next(&step);
   reply_bytes_ += procedure->held_bytes();
   reply_bytes_ -= std::exchange(fragments->procedure_bytes, procedure->held_bytes());
-  if (!step.reply.empty()) {
+  if (step.asks.empty() || !step.reply.empty()) {
     reply_bytes_ -= fragments->procedure_bytes;
     worker_->requests()->GiveFragments(std::move(parent->fragments));
     procedure_ = false;
+    if (step.close) return BeginClose();
+    if (step.block != nullptr) return BlockInstead(parent, &step);
     if (parent->is_burst) {
       step.reply = SpliceLocalReplies(*parent->transaction->burst, std::move(step.reply));
     }
     return AnswerRope(parent, std::move(step.reply));
   }
-  ABSL_ASSERT(!step.asks.empty());
   procedure->asks = std::move(step.asks);
   fragments->unanswered = static_cast<uint32_t>(procedure->asks.size());
   for (const Ask& ask : procedure->asks) {
@@ -73,6 +75,16 @@ void Client::MoveProcedureOn() {
     worker_->dispatcher()->StartAsk(request, ask);
   }
   worker_->MarkDirty(this);
+}
+
+// False: it has no procedure that may wait and has begun.
+bool Client::EndWait(Procedure::End end) {
+  if (!procedure_ || unanswered_ > 1) return false;
+  Fragments* const fragments = tail_->fragments.get();
+  if (fragments->requests.empty() || !fragments->procedure->EndWait(end)) return false;
+  for (Request* request : fragments->requests) worker_->dispatcher()->GiveUp(request);
+  worker_->WakeClient(this);
+  return true;
 }
 
 }  // namespace proxy

@@ -171,6 +171,11 @@ Request* Client::NewTransactionRequest(const cluster::CommandSpec& command, clus
   return request;
 }
 
+void Client::RefuseQueued(const cluster::CommandSpec& command) {
+  worker_->stats()->refused_requests.Add(1);
+  RejectNew(&command, cluster::NotSupportedError(command));
+}
+
 void Client::QueueCommand(const cluster::CommandSpec& command, const resp::Pieces& pieces,
                           const io::Rope& frame) {
   if ((command.flags & cluster::kFlagNoMulti) != 0) return RejectNew(&command, kNotInside);
@@ -186,6 +191,12 @@ void Client::QueueCommand(const cluster::CommandSpec& command, const resp::Piece
       break;
     }
     case cluster::Serve::kKeyless:
+      transaction_->QueueForNode(absl::nullopt, KeepFrame(frame));
+      break;
+    case cluster::Serve::kWholeCluster:
+      if (command.name != "WAIT") return RefuseQueued(command);
+      // It does not wait there: the transaction's node counts for the connection that the client's
+      // writes to that shard went on, and those of others with them.
       transaction_->QueueForNode(absl::nullopt, KeepFrame(frame));
       break;
     // PUBLISH has no keys: what any node publishes reaches all.
@@ -210,8 +221,7 @@ void Client::QueueCommand(const cluster::CommandSpec& command, const resp::Piece
       break;
     }
     default:
-      worker_->stats()->refused_requests.Add(1);
-      return RejectNew(&command, cluster::NotSupportedError(command));
+      return RefuseQueued(command);
   }
   request_bytes_ += transaction_->charged() - charged;
   worker_->MarkDirty(this);

@@ -48,6 +48,7 @@ constexpr absl::string_view kOvertaken =
 constexpr absl::string_view kNoScriptPrefix = "NOSCRIPT ";
 // Nodes that lack the script, one after the other.
 constexpr uint8_t kScriptRepairsMax = 3;
+constexpr absl::string_view kGivenUp = "ERR proxy: given up (not executed)";
 constexpr absl::string_view kNotReachable = "CLUSTERDOWN proxy: not reachable (not executed)";
 constexpr absl::string_view kNotExecutedSuffix = "(not executed)";
 constexpr absl::string_view kUnknownSuffix = "(outcome unknown)";
@@ -217,11 +218,18 @@ void Dispatcher::StartAsk(Request* request, const Ask& ask) {
     request->watched = ask.watch != nullptr;
     request->private_connection |= request->watched;
   }
-  if (ask.patience < worker_->config().hold_timeout) {
-    EnsureHold(request)->deadline = worker_->now() + ask.patience;
+  const absl::Time begin = std::max(worker_->now(), ask.not_before);
+  if (begin > worker_->now() || ask.patience < worker_->config().hold_timeout) {
+    Hold* const hold = EnsureHold(request);
+    hold->not_before = begin;
+    hold->deadline = begin + std::min(ask.patience, worker_->config().hold_timeout);
   }
   if (ask.refresh_ask != 0) EnsureHold(request)->refresh_ask = ask.refresh_ask;
   Wait(request);
+}
+
+void Dispatcher::GiveUp(Request* request) {
+  if (request->state == Request::State::kWaiting) EndHold(request, kGivenUp);
 }
 
 // --- where to

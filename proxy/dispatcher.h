@@ -41,6 +41,10 @@ class Dispatcher {
   // A request of a procedure's step: waits for Wake.
   void StartAsk(Request* request, const Ask& ask);
 
+  // A request of a procedure's step, if it still waits: it is answered with an error at the next
+  // Wake, whatever it waits for.
+  void GiveUp(Request* request);
+
   // Looks at the client's waiting requests: sends what may go, answers what has run out of time.
   void Wake(Client* client);
 

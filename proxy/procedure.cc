@@ -14,6 +14,7 @@
 #include "proxy/random_key.h"
 #include "proxy/scan.h"
 #include "proxy/script_commands.h"
+#include "proxy/wait.h"
 #include "proxy/worker.h"
 
 namespace proxy {
@@ -64,7 +65,7 @@ bool IsGone(const Worker& worker, const Ask& ask) {
     case Ask::To::kOwner:
       return false;
     case Ask::To::kNobody:
-      return topology.ShardFor(ask.slot) != nullptr;
+      return ask.not_before <= worker.now() && topology.ShardFor(ask.slot) != nullptr;
     case Ask::To::kPrimary:
     case Ask::To::kNode:
       break;
@@ -155,6 +156,7 @@ std::unique_ptr<Procedure> MakeProcedure(Worker* worker, const cluster::CommandS
   if (command.container.empty()) {
     if (command.name == "SCAN") return MakeScan(worker, args, error);
     if (command.name == "RANDOMKEY") return MakeRandomKey(command);
+    if (command.name == "WAIT") return MakeWait(worker, command, args, error);
   }
   if (command.container == "CONFIG") {
     if (command.name == "GET") return MakeConfigGet(command, frame);

@@ -6,7 +6,9 @@
 // asks, each one command to one node; when all are answered, the procedure makes the next step or
 // gives the reply. It begins when all earlier requests of its client are answered, and its client
 // takes no other request until it is answered itself (Client::MoveProcedureOn): what came before is
-// done, and what comes after has not begun. Owned by its request; one worker's thread.
+// done, and what comes after has not begun. It may wait between two steps (BLPOP over several
+// slots, WAIT), until its client, or who speaks for it, ends that. Owned by its request; one
+// worker's thread.
 
 #include <cstdint>
 #include <memory>
@@ -20,6 +22,7 @@
 #include "cluster/slot.h"
 #include "cluster/topology.h"
 #include "io/slice.h"
+#include "proxy/blocking.h"
 #include "resp/encoder.h"
 
 namespace proxy {
@@ -34,7 +37,7 @@ struct Ask {
     kOwner,    // of the slot, whoever that is when it goes
     kPrimary,  // the node, as long as it is a primary
     kNode,     // the node, whatever its role
-    kNobody,   // not sent: is over as soon as some node serves the slot
+    kNobody,   // not sent: is over as soon as it is time and some node serves the slot
   };
 
   To to = To::kOwner;
@@ -43,7 +46,8 @@ struct Ask {
   std::string node_name;   // "host:port", for errors
   const cluster::CommandSpec* command = nullptr;
   io::Rope frame;
-  // Not handed over by then: given up. Less than the hold timeout.
+  absl::Time not_before = absl::InfinitePast();
+  // Not handed over so long after that: given up. Less than the hold timeout.
   absl::Duration patience = absl::InfiniteDuration();
   // `frame` is MULTI, so many commands, and EXEC: only EXEC's reply is the ask's.
   bool is_burst = false;
@@ -72,8 +76,14 @@ struct Ask {
 struct Step {
   Worker* const worker;
   const resp::Protocol protocol;  // of the client
+  const absl::Time last_write;    // of the client; InfinitePast: none
   std::vector<Ask> asks;          // of the last step, answered; to be replaced by the next one's
-  io::Rope reply;                 // or the reply: the end
+  // One of these, instead of asks, is the end:
+  io::Rope reply = {};
+  std::unique_ptr<Block> block = nullptr;  // its request waits at the owner of `slot`, as `frame`
+  cluster::Slot slot = 0;
+  io::Rope frame = {};
+  bool close = false;  // its client's connection ends without a reply
 
   void Answer(absl::string_view reply_bytes);
   void AnswerError(absl::string_view line);
@@ -91,6 +101,13 @@ class Procedure {
   virtual void Next(Step* step) = 0;
   // What it keeps between steps, to be charged to the client.
   virtual size_t held_bytes() const { return 0; }
+
+  // Why one that waits is to stop: the time is up, or as if it were; CLIENT UNBLOCK ERROR; its
+  // client ends.
+  enum class End : uint8_t { kTimeout, kError, kClose };
+  // The step that is under way is the last one, if it does not bring what is waited for: what is on
+  // its way is taken, what is not sent yet is given up. False: it never waits.
+  virtual bool EndWait(End) { return false; }
 
   // The asks of the step that is under way, by the number of their request in Fragments.
   std::vector<Ask> asks;

@@ -2,8 +2,8 @@
 
 import time
 
-from harness import (Background, FreshClusterTestCase, ReplyError, key_slot, seconds, unittest,
-                     wait_until)
+from harness import (Background, FreshClusterTestCase, ReplyError, key_slot, keys_in_slots,
+                     seconds, unittest, wait_until)
 
 # One a connection. What is there is taken at once; what is not is waited for in vain.
 CONVERSATIONS = [
@@ -22,6 +22,35 @@ CONVERSATIONS = [
      "XREAD BLOCK -1 STREAMS {t}x 0", "XREADGROUP GROUP g c BLOCK 0 STREAMS {t}none >"],
     ["SET {t}s x", "BLPOP {t}s 0", "BZPOPMIN {t}s 0", "XREAD BLOCK 0 STREAMS {t}s 0", "DEL {t}s"],
     ["MULTI", "BLPOP {t}none 0", "RPUSH {t}l a", "BLPOP {t}l 0", "EXEC"],
+]
+
+# The same on keys of three slots: a, b and c are in three shards. What follows an error of the
+# timeout is not looked at.
+OVER_SLOTS = [
+    ["RPUSH b x y z", "BLPOP a b c 0", "BRPOP a b c 0", "BRPOP a b c 0.5", "BLPOP a b c 0.01",
+     "BRPOP a b c 0.01", "BLPOP a a b b 0.01"],
+    ["RPUSH a 1", "RPUSH c 2", "BLPOP b c a 0", "BLPOP b c a 0", "EXISTS a b c"],
+    ["RPUSH c x y z", "BLMPOP 0 3 a b c RIGHT COUNT 2", "BLMPOP 0 3 a b c LEFT",
+     "BLMPOP 0.01 3 a b c LEFT", "BLMPOP 0.01 3 a b c LEFT COUNT 7"],
+    ["ZADD b 1 a 2.5 b 3 c inf d -1e300 e", "BZPOPMIN a b c 0", "BZPOPMAX a b c 0",
+     "BZMPOP 0 3 a b c MIN", "BZMPOP 0 3 a b c MAX COUNT 9", "BZPOPMIN a b 0.01",
+     "BZPOPMAX a b 0.01", "BZMPOP 0.01 2 a b MAX"],
+    ["SET b x", "BLPOP a b c 0", "BLMPOP 0 3 a b c LEFT", "BZPOPMIN a b c 0", "BZMPOP 0 2 a b MIN",
+     "RPUSH a 1", "BLPOP a b c 0", "RPUSH c 1", "BLPOP a b c 0", "BLPOP b a c 0", "BLPOP c b 0",
+     "BZPOPMAX c b 0.01", "DEL b"],
+    ["BLPOP a b x", "BLPOP a b -1", "BLPOP a b 1e30", "BLPOP a b inf", "BLPOP a b -inf",
+     "BLPOP a b nan", "BLPOP a b 1e5000", "BLPOP a b 0x.01", "BLPOP a b 1x", "BZPOPMAX a b -.1",
+     "BLMPOP x 2 a b LEFT", "BLMPOP 1 2 a b MIDDLE", "BLMPOP 1 2 a b LEFT COUNT",
+     "BLMPOP 1 2 a b LEFT COUNT 0", "BLMPOP 1 2 a b LEFT COUNT x", "BLMPOP 1 3 a b LEFT",
+     "BLMPOP 1 0 a b LEFT", "BZMPOP 1 2 a b LEFT", "BZMPOP 1 2 a b MIN COUNT 1 COUNT 2",
+     "BLPOP a b", "BLPOP a b \x00"],
+    ["XADD {t}x 1-1 f v", "XREAD BLOCK 10 STREAMS {t}x $", "XREAD BLOCK 10 COUNT 1 STREAMS {t}x {t}y $ $",
+     "XREAD BLOCK 10 STREAMS {t}x {t}y 0 $", "XREAD BLOCK x STREAMS {t}x $", "SET {t}s v",
+     "XREAD BLOCK 10 STREAMS {t}s $", "XREAD BLOCK 10 STREAMS {t}none $", "DEL {t}x {t}s"],
+    ["WAIT 0 0", "WAIT -1 10", "WAIT 0 10", "WAIT 1 10", "SET a v", "SET b v", "WAIT 1 10",
+     "WAIT 0 0", "WAIT x 0", "WAIT 1 x", "WAIT 1 -1", "WAIT 1.5 0", "WAIT x x", "WAIT 1", "WAIT",
+     "WAIT 1 9223372036854775808", "MULTI", "SET a w", "WAIT 1 0", "EXEC", "MULTI", "WAIT 0 0",
+     "WAIT x 0", "EXEC", "DEL a b"],
 ]
 
 
@@ -48,6 +77,91 @@ class BlockingTest(FreshClusterTestCase):
     def test_replies_are_those_of_a_plain_server(self):
         _, proxy = self.start()
         self.assert_answers_as_a_plain_server(proxy, CONVERSATIONS)
+
+    def test_over_slots_replies_are_those_of_a_plain_server(self):
+        _, proxy = self.start()
+        self.assert_answers_as_a_plain_server(proxy, OVER_SLOTS)
+
+    def test_each_element_goes_to_one_of_those_that_wait_over_slots(self):
+        cluster, proxy = self.start()
+        keys = keys_in_slots(6)
+        slots = [key_slot(key) for key in keys]
+
+        def worker(stop):
+            taken = []
+            with proxy.connect(seconds(60)) as client:
+                while not stop.is_set():
+                    reply = client.call("BRPOP", *keys, "0.3")
+                    if reply is not None:
+                        taken.append(int(reply[1]))
+            return taken
+
+        workers = [Background(worker) for _ in range(8)]
+        client = self.client(proxy)
+        for number in range(600):
+            client.call("LPUSH", keys[number % len(keys)], number)
+            if number % 50 == 20:
+                slot = slots[number % len(keys)]
+                source = cluster.owner(slot)
+                cluster.move_slot(slot, next(node for node in cluster.primaries()
+                                             if node is not source))
+        wait_until(lambda: client.call("EXISTS", *keys) == 0, "all taken", seconds(30))
+        taken = [number for each in workers for number in each.stop(seconds(30))]
+        self.assertEqual(sorted(taken), list(range(600)))
+
+    def test_over_slots_they_wait_through_a_failover_and_take_no_connection(self):
+        cluster, proxy = self.start("--private-connections", "1", replicas=1)
+        waiting = [self.pop(proxy, "BLPOP", "a", "b", "c", "0") for _ in range(5)]
+        timed = self.pop(proxy, "BZPOPMIN", "a", "b", "3")
+        owner = cluster.owner(key_slot("b"))
+        cluster.failover(cluster.replicas_of(owner)[0])
+        self.assertIsNone(timed.join_or_raise(seconds(20)))
+        client = self.client(proxy)
+        for number in range(5):
+            client.call("RPUSH", "abc"[number % 3], number)
+        values = sorted(int(each.join_or_raise(seconds(20))[1]) for each in waiting)
+        self.assertEqual(values, list(range(5)))
+
+    def test_what_comes_while_its_stream_moves_is_behind_its_last_id(self):
+        cluster, proxy = self.start()
+        slot = key_slot("{t}x")
+        client = self.client(proxy)
+        client.call("XADD", "{t}x", "1-1", "f", "old")
+        source = cluster.owner(slot)
+        target = next(node for node in cluster.primaries() if node is not source)
+        waiting = self.pop(proxy, "XREAD", "BLOCK", "0", "STREAMS", "{t}x", "$")
+        self.wait_until_blocked(source, 1)
+        # Moved, and written to, before the one that waits can go where it is.
+        proxy.process.send_signal(19)  # SIGSTOP
+        try:
+            cluster.move_slot(slot, target)
+            target.command("XADD", "{t}x", "1-2", "f", "new")
+        finally:
+            proxy.process.send_signal(18)
+        self.assertEqual(waiting.join_or_raise(seconds(20)),
+                         [[b"{t}x", [[b"1-2", [b"f", b"new"]]]]])
+
+    def test_wait_counts_the_replicas_that_have_the_writes(self):
+        cluster, proxy = self.start(replicas=1)
+        client, other = self.client(proxy), self.client(proxy)
+        for key in "abc":
+            client.call("SET", key, "v")
+        begin = time.monotonic()
+        self.assertEqual(client.call("WAIT", "1", "0"), 1)
+        # Replicas say how far they are once a second, unless they are asked.
+        self.assertLess(time.monotonic() - begin, seconds(0.7))
+        replica = cluster.replicas_of(cluster.owner(key_slot("b")))[0]
+        replica.process.send_signal(19)  # SIGSTOP
+        self.addCleanup(replica.process.send_signal, 18)
+        client.call("SET", "b", "w")
+        begin = time.monotonic()
+        self.assertEqual(client.call("WAIT", "1", "300"), 0)
+        self.assertGreaterEqual(time.monotonic() - begin, 0.3)
+        self.assertEqual(other.call("WAIT", "1", "0"), 1)
+        client.send("WAIT", "1", "0")
+        self.assertEqual(other.call("SET", "b", "x"), b"OK")
+        replica.process.send_signal(18)
+        self.assertEqual(client.read(), 1)
 
     def test_it_waits_for_what_comes_and_others_do_not_wait(self):
         cluster, proxy = self.start("--workers", "1")

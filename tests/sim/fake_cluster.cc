@@ -83,13 +83,14 @@ struct CommandShape {
   bool all;       // keys up to the last argument
 };
 constexpr CommandShape kShapes[] = {
-    {"GET", false, 1, 0, false},      {"SET", true, 1, 0, false},   {"APPEND", true, 1, 0, false},
-    {"GETRANGE", false, 1, 0, false}, {"INCR", true, 1, 0, false},  {"INCRBY", true, 1, 0, false},
-    {"EXPIRE", true, 1, 0, false},    {"LPUSH", true, 1, 0, false}, {"RPUSH", true, 1, 0, false},
-    {"LPOP", true, 1, 0, false},      {"RPOP", true, 1, 0, false},  {"LRANGE", false, 1, 0, false},
-    {"STRLEN", false, 1, 0, false},   {"EVAL", true, 3, 0, false},  {"DEL", true, 1, 1, true},
-    {"EVALSHA", true, 3, 0, false},   {"UNLINK", true, 1, 1, true}, {"EXISTS", false, 1, 1, true},
-    {"MGET", false, 1, 1, true},      {"MSET", true, 1, 2, true},   {"TOUCH", false, 1, 1, true},
+    {"GET", false, 1, 0, false},      {"SET", true, 1, 0, false},    {"APPEND", true, 1, 0, false},
+    {"GETRANGE", false, 1, 0, false}, {"INCR", true, 1, 0, false},   {"INCRBY", true, 1, 0, false},
+    {"EXPIRE", true, 1, 0, false},    {"LPUSH", true, 1, 0, false},  {"RPUSH", true, 1, 0, false},
+    {"LPOP", true, 1, 0, false},      {"RPOP", true, 1, 0, false},   {"LRANGE", false, 1, 0, false},
+    {"STRLEN", false, 1, 0, false},   {"EVAL", true, 3, 0, false},   {"DEL", true, 1, 1, true},
+    {"UNLINK", true, 1, 1, true},     {"EXISTS", false, 1, 1, true}, {"MGET", false, 1, 1, true},
+    {"MSET", true, 1, 2, true},       {"TOUCH", false, 1, 1, true},  {"LLEN", false, 1, 0, false},
+    {"EVALSHA", true, 3, 0, false},
 };
 
 const CommandShape* FindShape(absl::string_view name) {
@@ -453,6 +454,8 @@ void FakeNode::ExecuteOnConnection(Connection* connection, absl::string_view nam
                                  ? absl::StrCat("=", text.size() + 4, "\r\ntxt:", text, "\r\n")
                                  : Bulk(text));
   }
+  if (name == "INFO" && args.size() > 1) return Reply(connection, Bulk(ReplicationText()));
+  if (name == "WAIT") return Reply(connection, Integer(AskReplicas()));
   if (name == "INFO") {
     std::string text = "# Server\r\nredis_version:7.2.4\r\n";
     if (cluster_->options_.valkey) absl::StrAppend(&text, "valkey_version:8.0.1\r\n");
@@ -494,6 +497,36 @@ std::string FakeNode::NoScript(absl::string_view name, const Args& args) const {
   if (name != "EVALSHA" || scripts_.count(absl::AsciiStrToLower(args[1])) > 0) return "";
   return cluster_->options_.valkey ? "NOSCRIPT No matching script."
                                    : "NOSCRIPT No matching script. Please use EVAL.";
+}
+
+// INFO replication.
+std::string FakeNode::ReplicationText() {
+  if (!IsPrimary()) return absl::StrCat("role:slave\r\nmaster_repl_offset:", offset_, "\r\n");
+  std::string text = "role:master\r\n";
+  int number = 0;
+  for (const int replica : cluster_->ReplicasOf(number_)) {
+    const FakeNode& node = *cluster_->node(replica);
+    if (!node.alive()) continue;
+    absl::StrAppend(&text, "slave", number++, ":ip=", node.address_.ToString(),
+                    ",state=online,offset=", node.acknowledged_, ",lag=0\r\n");
+  }
+  absl::StrAppend(&text, "master_replid:", id_, "\r\nmaster_repl_offset:", offset_, "\r\n");
+  return text;
+}
+
+// WAIT for more replicas than there are, on a connection that has written nothing: who can says how
+// far it has come, and nobody is waited for.
+int64_t FakeNode::AskReplicas() {
+  int64_t count = 0;
+  for (const int replica : cluster_->ReplicasOf(number_)) {
+    FakeNode& node = *cluster_->node(replica);
+    if (!node.alive()) continue;
+    ++count;
+    if (node.hung_ || node.needs_copy_) continue;
+    node.ApplyEffects(false);
+    node.acknowledged_ = offset_ - static_cast<int64_t>(node.effects_.size());
+  }
+  return count;
 }
 
 // KEYS without a pattern.
@@ -827,8 +860,8 @@ std::string FakeNode::Run(absl::string_view name, const Args& args, absl::Span<c
     Write(k, id, std::move(next));
     *wrote = true;
   };
-  const bool list_command =
-      name == "LPUSH" || name == "RPUSH" || name == "LPOP" || name == "RPOP" || name == "LRANGE";
+  const bool list_command = name == "LPUSH" || name == "RPUSH" || name == "LPOP" ||
+                            name == "RPOP" || name == "LRANGE" || name == "LLEN";
   const bool any_type = name == "SET" || name == "DEL" || name == "UNLINK" || name == "EXISTS" ||
                         name == "EXPIRE" || name == "MGET" || name == "MSET" || name == "TOUCH" ||
                         name == "EVAL" || name == "EVALSHA";
@@ -901,6 +934,7 @@ std::string FakeNode::Run(absl::string_view name, const Args& args, absl::Span<c
     *wrote = true;
     return Bulk(element);
   }
+  if (name == "LLEN") return Integer(value == nullptr ? 0 : value->list.size());
   if (name == "LRANGE") {
     std::string reply = absl::StrCat("*", value == nullptr ? 0 : value->list.size(), "\r\n");
     if (value != nullptr) {
@@ -1179,6 +1213,7 @@ void FakeCluster::Broadcast(int from, absl::string_view channel, absl::string_vi
 }
 
 void FakeCluster::Replicate(int primary, uint32_t key, uint64_t id, const ValuePtr& value) {
+  ++node(primary)->offset_;
   for (int i = 0; i < size(); ++i) {
     if (truth_->peers[i].primary != primary) continue;
     FakeNode* replica = node(i);
@@ -1300,6 +1335,7 @@ void FakeCluster::FailOver(int replica, bool lose) {
   net_->Trace("failover", static_cast<uint64_t>(replica), lose ? 1 : 0);
   FakeNode* promoted = node(replica);
   promoted->ApplyEffects(!lose);
+  promoted->offset_ = node(old)->offset_ - static_cast<int64_t>(promoted->effects_.size());
   for (const FakeNode::Effect& effect : promoted->effects_) {
     observer_->OnLost(effect.id, effect.key);
   }

@@ -48,7 +48,10 @@ REVIEWED_SERVE = {
             "EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO",
         "of the group 'server', but it reads one key": "MEMORY|USAGE",
         "may wait, and has a connection of its own while it does":
-            "BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN XREAD XREADGROUP",
+            "BLMOVE BRPOPLPUSH XREAD XREADGROUP",
+        "may wait, and has a connection of its own while it does; over several slots the proxy looks"
+        " for what comes, again and again":
+            "BLMPOP BLPOP BRPOP BZMPOP BZPOPMAX BZPOPMIN",
     },
     "kSplit": {
         "each key stands for itself": "DEL EXISTS MGET MSET TOUCH UNLINK",
@@ -101,6 +104,7 @@ REVIEWED_SERVE = {
         "one primary tells, of the parameters that concern the data": "CONFIG|GET",
         "`notify-keyspace-events` only: OK, and nothing is done, where all nodes have it so":
             "CONFIG|SET",
+        "asks each primary how far its replicas have come": "WAIT",
         "scripts and functions are on all nodes":
             "FUNCTION|DELETE FUNCTION|DUMP FUNCTION|FLUSH FUNCTION|KILL FUNCTION|LIST FUNCTION|LOAD"
             " FUNCTION|RESTORE FUNCTION|STATS SCRIPT|EXISTS SCRIPT|FLUSH SCRIPT|KILL SCRIPT|LOAD"
@@ -117,7 +121,6 @@ REVIEWED_SERVE = {
     },
     "kNotYet": {
         "sees what all nodes do": "MONITOR",
-        "waits for the replicas of what this client wrote": "WAIT WAITAOF",
         "describes or changes the proxy's clients":
             "CLIENT|CACHING CLIENT|TRACKING",
     },
@@ -129,6 +132,7 @@ REVIEWED_SERVE = {
         "tells of one server's disk": "LASTSAVE",
         "puts the connection into a debugger": "SCRIPT|DEBUG",
         "there is one database": "SWAPDB",
+        "only to the connection that wrote, a server tells what is on disks": "WAITAOF",
     },
 }
 
