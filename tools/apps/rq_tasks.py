@@ -28,7 +28,6 @@ def with_meta():
     job = get_current_job()
     job.meta["step"] = "done"
     job.save_meta()
-    return job.dependency.result if job.dependency else None
 
 
 def note(key, name):
