@@ -136,8 +136,8 @@ class Process:
         return cls(popen.pid, process_start_time(popen.pid), mark, popen)
 
     def is_alive(self):
-        if self.popen is not None and self.popen.poll() is not None:
-            return False
+        if self.popen is not None:
+            return self.popen.poll() is None  # nobody has its pid before it is reaped
         return (self.boot == boot_id() and self.start_time is not None and
                 process_start_time(self.pid) == self.start_time and
                 self.mark in process_command_line(self.pid))

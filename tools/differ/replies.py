@@ -264,11 +264,12 @@ KNOWN = [
      "Valkey looks at them up to there, and takes what follows; they would break a line of output",
      lambda name, args, left, right: name in ("CLIENT|SETINFO", "CLIENT|SETNAME", "HELLO") and
      any(b"\x00" in arg for arg in args) and is_error(right)),
-    ("SCRIPT EXISTS of what EVAL ran",
+    ("SCRIPT EXISTS and SHOW of what EVAL ran",
      "EVAL leaves a script with the node where it ran; only SCRIPT LOAD takes it to all",
      lambda name, args, left, right: name == "SCRIPT|EXISTS" and
      left[0] == right[0] == b"*" and len(left[1]) == len(right[1]) and
-     all(mine[1] <= theirs[1] for theirs, mine in zip(left[1], right[1]))),
+     all(mine[1] <= theirs[1] for theirs, mine in zip(left[1], right[1])) or
+     name == "SCRIPT|SHOW" and is_error(right, b"NOSCRIPT ") and left[0] == b"$"),
     ("a script's keys that it does not declare",
      "the nodes refuse keys of other slots",
      lambda name, args, left, right: name in ("EVAL", "EVAL_RO", "FCALL", "FCALL_RO") and
