@@ -810,10 +810,24 @@ bool Dispatcher::OnErrorReply(Request* request, Backend* backend, absl::string_v
   return false;
 }
 
+// An earlier one of its slot was refused, and goes again; but not for want of a script.
+bool Dispatcher::HasRefusedBefore(const Request& request) {
+  bool before = true;
+  bool found = false;
+  request.client->ForEachUnanswered([&](const Request* other) {
+    if (other == &request) before = false;
+    found |= before && other->slot == request.slot && other->state == Request::State::kWaiting &&
+             other->hold != nullptr && other->hold->refused && other->hold->repair == nullptr;
+  });
+  return found;
+}
+
 // The node lacks the script, or the script says so.
 bool Dispatcher::OnNoScript(Request* request, Backend* backend, absl::string_view line) {
   if (!absl::StartsWith(request->command->name, "EVALSHA")) return false;
   if (request->hold != nullptr && request->hold->repairs >= kScriptRepairsMax) return false;
+  // Those would run behind it; and it may have run, whatever it says.
+  if (HasRefusedBefore(*request)) return false;
   std::shared_ptr<const ScriptRepair> repair = worker_->script_repairs()->Begin(*request, backend);
   if (repair == nullptr) return false;
   WaitAndRetry(request, line);

@@ -229,7 +229,8 @@ void SimClient::End() {
   ended_ = true;
   stream_->Close();
   // In the middle of a reply that it could not complete, it must; in between, all are answered.
-  if (!expected_.empty() && scanner_.idle() && !reset_ && !may_be_cut_off_) {
+  if (!expected_.empty() && scanner_.idle() && !reset_ && !may_be_cut_off_ &&
+      !profile_.may_be_cut_off) {
     net_->Fail(absl::StrCat(
         "client ", number_, " was closed with ", expected_.size(),
         " requests unanswered, the first: ", oracle_->Describe(IdOf(expected_.front()))));

@@ -43,6 +43,8 @@ struct ClientProfile {
   bool half_close = false;  // at its end; else it closes when all is answered
   // An answer takes no longer; 0: not checked.
   Nanos answer_max = 0;
+  // The proxy may end it at any time: little memory (L8).
+  bool may_be_cut_off = false;
 
   // One of many kinds of clients.
   static ClientProfile Mixture(Random* random, const std::vector<std::string>& tags,

@@ -189,6 +189,7 @@ SimulationResult RunSimulation(const SimulationOptions& options) {
   for (ClientProfile& profile : profiles) {
     profile.answer_max =
         (scripts ? kSlowAnswerMax : kAnswerMax) + (tiny ? kTinyAnswerSlack : kAnswerSlack);
+    profile.may_be_cut_off = small_memory;
     world.Connect(profile);
   }
   // Each redirection of a script is confirmed by another view of the cluster, five in a second at
