@@ -813,13 +813,14 @@ bool Dispatcher::OnErrorReply(Request* request, Backend* backend, absl::string_v
 // An earlier one of its slot was refused, and goes again; but not for want of a script.
 bool Dispatcher::HasRefusedBefore(const Request& request) {
   bool before = true;
-  bool found = false;
+  bool refused = false;
   request.client->ForEachUnanswered([&](const Request* other) {
     if (other == &request) before = false;
-    found |= before && other->slot == request.slot && other->state == Request::State::kWaiting &&
-             other->hold != nullptr && other->hold->refused && other->hold->repair == nullptr;
+    if (!before || other->slot != request.slot || other->hold == nullptr) return;
+    if (other->state != Request::State::kWaiting || other->hold->repair != nullptr) return;
+    refused |= other->hold->refused;
   });
-  return found;
+  return refused;
 }
 
 // The node lacks the script, or the script says so.
