@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/base/attributes.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -279,11 +280,7 @@ io::Slice Backend::CopyRequest(const io::Rope& frame) {
   return arena_.Commit(frame.size());
 }
 
-void Backend::Enqueue(Request* request) {
-  ABSL_ASSERT(usable());
-  request->state = Request::State::kQueued;
-  request->backend = this;
-  ++request->client->in_flight;
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Backend::GiveOrQueue(Request* request) {
   if (unsent_.empty() && MayGive()) {
     Give(request);
   } else {
@@ -293,17 +290,19 @@ void Backend::Enqueue(Request* request) {
   worker_->MarkDirty(this);
 }
 
+void Backend::Enqueue(Request* request) {
+  ABSL_ASSERT(usable());
+  request->state = Request::State::kQueued;
+  request->backend = this;
+  ++request->client->in_flight;
+  GiveOrQueue(request);
+}
+
 void Backend::EnqueueOwn(Request* request) {
   ABSL_ASSERT(usable() && request->client == nullptr);
   request->state = Request::State::kQueued;
   request->backend = this;
-  if (unsent_.empty() && MayGive()) {
-    Give(request);
-  } else {
-    unsent_.Push(request);
-    unsent_bytes_ += request->bytes.size();
-  }
-  worker_->MarkDirty(this);
+  GiveOrQueue(request);
 }
 
 void Backend::GiveOwn(Request* request) {

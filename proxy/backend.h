@@ -161,6 +161,7 @@ class Backend {
   void AfterReply();
   void OnPong(char type);
   void FenceOff();
+  void GiveOrQueue(Request* request);
   bool MayGive() const;
   void Give(Request* request);
   void GiveBurst(Request* request);
