@@ -12,7 +12,6 @@
 #include "proxy/blocking_pop.h"
 #include "proxy/blocking_read.h"
 #include "proxy/client_queries.h"
-#include "proxy/learned_commands.h"
 #include "proxy/local_commands.h"
 #include "proxy/split_request.h"
 #include "proxy/subscriber.h"
@@ -294,13 +293,7 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
     second = resp::ViewAt(pieces, scanned.arg(1), worker_->text_scratch(1));
   }
   const cluster::CommandSpec* command = nullptr;
-  cluster::Lookup lookup = cluster::LookUpCommand(first, second, scanned.arg_count(), &command);
-  if (ABSL_PREDICT_FALSE(lookup == cluster::Lookup::kUnknownCommand ||
-                         lookup == cluster::Lookup::kUnknownSubcommand)) {
-    lookup =
-        LookUpLearned(learned_commands(), lookup, first, second, scanned.arg_count(), &command);
-  }
-  switch (lookup) {
+  switch (worker_->LookUp(first, second, scanned.arg_count(), &command)) {
     case cluster::Lookup::kUnknownCommand: {
       // What browsers and other servers' clients send: the servers close without a word.
       if (absl::EqualsIgnoreCase(first, "post") || absl::EqualsIgnoreCase(first, "host:")) {
@@ -372,11 +365,6 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
     default:
       return TakeOneSlot(*command, second, pieces, frame);
   }
-}
-
-const LearnedCommands* Client::learned_commands() const {
-  const ClusterState* const cluster = worker_->cluster();
-  return cluster == nullptr ? nullptr : cluster->learned.get();
 }
 
 // `second` is the argument behind the command's name.

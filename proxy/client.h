@@ -30,7 +30,6 @@ namespace proxy {
 struct ClientAnswer;
 struct ClientFacts;
 struct ClientQuery;
-class LearnedCommands;
 class Subscriber;
 struct Topic;
 class Worker;
@@ -199,7 +198,6 @@ class Client {
                    const resp::Pieces& pieces, const io::Rope& frame);
   void TakeSplit(const cluster::CommandSpec& command, const resp::Pieces& pieces,
                  const io::Rope& frame);
-  const LearnedCommands* learned_commands() const;
   void StartOneSlot(const cluster::CommandSpec& command, cluster::Slot slot, bool barrier,
                     const io::Rope& frame);
   // EVAL brings a text, EVALSHA calls one.

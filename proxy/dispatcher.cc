@@ -14,7 +14,6 @@
 #include "proxy/backend.h"
 #include "proxy/backend_pool.h"
 #include "proxy/client.h"
-#include "proxy/learned_commands.h"
 #include "proxy/split_request.h"
 #include "proxy/worker.h"
 
@@ -66,8 +65,7 @@ void AddKeys(const cluster::CommandSpec& command, const resp::Pieces& pieces,
 }
 
 // The keys of a request; of a burst: of all its commands.
-void AddKeys(const Request& request, const LearnedCommands* learned,
-             absl::flat_hash_set<std::string>* keys) {
+void AddKeys(const Worker& worker, const Request& request, absl::flat_hash_set<std::string>* keys) {
   if (!request.is_burst) return AddKeys(*request.command, request.bytes.Views(), keys);
   const std::string bytes = request.bytes.Flatten();
   absl::string_view rest = bytes;
@@ -81,12 +79,7 @@ void AddKeys(const Request& request, const LearnedCommands* learned,
     const ArgList args(pieces);
     const absl::string_view second = args.views().size() > 1 ? args.views()[1] : "";
     const cluster::CommandSpec* command = nullptr;
-    const auto arg_count = static_cast<int64_t>(args.views().size());
-    const cluster::Lookup lookup =
-        cluster::LookUpCommand(args.views()[0], second, arg_count, &command);
-    if (command == nullptr || lookup == cluster::Lookup::kUnknownSubcommand) {
-      LookUpLearned(learned, lookup, args.views()[0], second, arg_count, &command);
-    }
+    worker.LookUp(args.views()[0], second, static_cast<int64_t>(args.views().size()), &command);
     if (command != nullptr) AddKeys(*command, pieces, keys);
   }
 }
@@ -967,10 +960,8 @@ bool Dispatcher::RunsAgain(Request* request) {
 
 bool Dispatcher::SharesKey(const Request& a, const Request& b) {
   absl::flat_hash_set<std::string> keys_a, keys_b;
-  const ClusterState* const cluster = worker_->cluster();
-  const LearnedCommands* const learned = cluster == nullptr ? nullptr : cluster->learned.get();
-  AddKeys(a, learned, &keys_a);
-  AddKeys(b, learned, &keys_b);
+  AddKeys(*worker_, a, &keys_a);
+  AddKeys(*worker_, b, &keys_b);
   return std::any_of(keys_a.begin(), keys_a.end(),
                      [&](const std::string& key) { return keys_b.contains(key); });
 }

@@ -13,9 +13,7 @@ class WorkerSession final : public LocalSession {
   explicit WorkerSession(Client* client) : client_(client), worker_(*client->worker()) {}
 
   const ServerInfo& server() const override { return worker_.server(); }
-  const LearnedCommands* learned() const override {
-    return worker_.cluster() == nullptr ? nullptr : worker_.cluster()->learned.get();
-  }
+  const LearnedCommands* learned() const override { return worker_.learned(); }
   absl::string_view password() const override { return worker_.config().password; }
   ProxyFacts DescribeProxy() const override;
 

@@ -275,10 +275,8 @@ void Worker::FreeGone() {
 
 void Worker::ReportGone() {
   if (gone_unreported_ == 0) return;
-  io::Message message;
-  message.kind = static_cast<uint8_t>(MessageKind::kClientsClosed);
-  message.value = PackClientsClosed({index_, std::exchange(gone_unreported_, 0)});
-  ring_->Post(PostToken(), kControlRing, message);
+  PostToControl(MessageKind::kClientsClosed,
+                PackClientsClosed({index_, std::exchange(gone_unreported_, 0)}));
 }
 
 void Worker::SendQuery(const ClientQuery& query) {
@@ -291,9 +289,10 @@ void Worker::SendAnswer(ClientAnswer answer) {
   PostToControl(MessageKind::kQueryAnswered);
 }
 
-void Worker::PostToControl(MessageKind kind) {
+void Worker::PostToControl(MessageKind kind, uint64_t value) {
   io::Message message;
   message.kind = static_cast<uint8_t>(kind);
+  message.value = value;
   ring_->Post(PostToken(), kControlRing, message);
 }
 
@@ -425,9 +424,7 @@ uint64_t Worker::AskRefresh(absl::string_view first_node_id) {
   ask.sequence = refresh_asked_;
   ask.first_node_id = std::string(first_node_id);
   control_mail_->asks.Put(std::move(ask));
-  io::Message message;
-  message.kind = static_cast<uint8_t>(MessageKind::kRefreshWanted);
-  ring_->Post(PostToken(), kControlRing, message);
+  PostToControl(MessageKind::kRefreshWanted);
   return refresh_asked_;
 }
 

@@ -15,8 +15,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/optimization.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "cluster/router.h"
 #include "io/buffer_pool.h"
 #include "io/ring.h"
 #include "io/timers.h"
@@ -26,6 +28,7 @@
 #include "proxy/client_queries.h"
 #include "proxy/config.h"
 #include "proxy/dispatcher.h"
+#include "proxy/learned_commands.h"
 #include "proxy/log.h"
 #include "proxy/messages.h"
 #include "proxy/request.h"
@@ -91,6 +94,20 @@ class Worker {
   const ClusterState* cluster() const { return cluster_.get(); }  // null until a topology is there
   // What the nodes say of themselves, or what is assumed until they have.
   const ServerInfo& server() const;
+  // What the nodes have beyond the table of commands; null: nothing.
+  const LearnedCommands* learned() const {
+    return cluster_ == nullptr ? nullptr : cluster_->learned.get();
+  }
+  // A command of the table, or one that was learned.
+  cluster::Lookup LookUp(absl::string_view first, absl::string_view second, int64_t arg_count,
+                         const cluster::CommandSpec** command) const {
+    const cluster::Lookup lookup = cluster::LookUpCommand(first, second, arg_count, command);
+    if (ABSL_PREDICT_TRUE(lookup != cluster::Lookup::kUnknownCommand &&
+                          lookup != cluster::Lookup::kUnknownSubcommand)) {
+      return lookup;
+    }
+    return LookUpLearned(learned(), lookup, first, second, arg_count, command);
+  }
   // Counts the topologies taken over.
   uint64_t topology_number() const { return topology_number_; }
   WorkerStats* stats() { return stats_; }
@@ -183,7 +200,7 @@ class Worker {
   void ForceClose();
   void ReportGone();
   void CheckDrained();
-  void PostToControl(MessageKind kind);
+  void PostToControl(MessageKind kind, uint64_t value = 0);
   void FreeGone();
 
   std::unique_ptr<io::Ring> ring_;
