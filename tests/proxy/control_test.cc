@@ -23,6 +23,7 @@
 #include "gtest/gtest.h"
 #include "io/uring_ring.h"
 #include "tests/proxy/fake_node.h"
+#include "tests/proxy/log_lines.h"
 
 namespace proxy {
 namespace {
@@ -34,15 +35,6 @@ using testing::IsEmpty;
 using testing::SizeIs;
 
 constexpr absl::string_view kRefusal = "-ERR max number of clients reached\r\n";
-
-class Lines final : public LogSink {
- public:
-  void Write(LogLevel, absl::string_view line) override { lines.emplace_back(line); }
-  LogLevel level() const override { return LogLevel::kTrace; }
-  void set_level(LogLevel) override {}
-  uint64_t dropped() const override { return 0; }
-  std::vector<std::string> lines;
-};
 
 class NoResolver final : public Resolver {
  public:
@@ -236,7 +228,7 @@ class ControlTest : public testing::Test {
   io::RingDirectory directory_;
   std::shared_ptr<Config> config_;
   StatsRegistry stats_;
-  Lines lines_;
+  LogLines lines_;
   ControlMail mail_;
   FakeWorker workers_[kWorkers];
   std::unique_ptr<FakeNode> node_;

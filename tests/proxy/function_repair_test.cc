@@ -13,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "io/uring_ring.h"
 #include "tests/proxy/fake_node.h"
+#include "tests/proxy/log_lines.h"
 
 namespace proxy {
 namespace {
@@ -66,15 +67,6 @@ struct Member {
   std::vector<std::string> asked;
   bool refuses = false;
   std::function<void(const std::string& subcommand)> before_reply;
-};
-
-class Lines final : public LogSink {
- public:
-  void Write(LogLevel, absl::string_view line) override { lines.emplace_back(line); }
-  LogLevel level() const override { return LogLevel::kInfo; }
-  void set_level(LogLevel) override {}
-  uint64_t dropped() const override { return 0; }
-  std::vector<std::string> lines;
 };
 
 class FunctionRepairTest : public testing::Test {
@@ -165,7 +157,7 @@ class FunctionRepairTest : public testing::Test {
   absl::Time now_;
   Config config_;
   ControlStats stats_;
-  Lines lines_;
+  LogLines lines_{LogLevel::kInfo};
   proxy::Log log_;
   std::vector<std::unique_ptr<Member>> members_;
   std::unique_ptr<FunctionRepair> repair_;

@@ -18,6 +18,7 @@
 #include "gtest/gtest.h"
 #include "io/uring_ring.h"
 #include "tests/proxy/fake_node.h"
+#include "tests/proxy/log_lines.h"
 
 namespace proxy {
 namespace {
@@ -82,15 +83,6 @@ class FakeResolver final : public Resolver {
   bool hangs = false;
   std::vector<std::string> asked;
   size_t answered = 0;
-};
-
-class Lines final : public LogSink {
- public:
-  void Write(LogLevel, absl::string_view line) override { lines.emplace_back(line); }
-  LogLevel level() const override { return LogLevel::kTrace; }
-  void set_level(LogLevel) override {}
-  uint64_t dropped() const override { return 0; }
-  std::vector<std::string> lines;
 };
 
 // A node of the fake cluster and what it says.
@@ -266,7 +258,7 @@ class TopologyRefreshTest : public testing::Test {
   Config config_;
   FakeResolver resolver_;
   ControlStats stats_;
-  Lines lines_;
+  LogLines lines_;
   proxy::Log log_;
   std::vector<std::unique_ptr<Member>> members_;
   Member* a_ = nullptr;

@@ -252,9 +252,9 @@ class FakeNode final : public Listener::Observer {
   std::deque<Effect> effects_;  // of the primary, on their way to this replica
 
   std::map<std::string, std::string> scripts_;  // by SHA-1; lost when it ends
-  int64_t offset_ = 0;        // of its replication stream: writes
-  int64_t acknowledged_ = 0;  // by this replica, when it was asked last
-  bool needs_copy_ = false;   // it has missed what its primary did
+  int64_t offset_ = 0;                          // of its replication stream: writes
+  int64_t acknowledged_ = 0;                    // by this replica, when it was asked last
+  bool needs_copy_ = false;                     // it has missed what its primary did
   bool hung_ = false;
   bool hold_replies_ = false;
   bool loading_ = false;
