@@ -9,11 +9,11 @@ chord's counters lie in different slots and change in one transaction.
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
-from check import HOST, PORT, ROUNDS, check, check_fails, check_that, finish, until
+from check import (HOST, PORT, ROUNDS, check, check_fails, check_that, directory_of_logs, finish,
+                   until)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 os.environ["RCPROXY_BROKER"] = "redis://%s:%d/0" % (HOST, PORT)
@@ -136,7 +136,7 @@ def main():
     # Celery unsubscribes from a result twice, which Valkey 8.0 calls an error (NOSUB) when it was the
     # only one: this one, which never comes, stays.
     app.backend.result_consumer.consume_from("none")
-    with tempfile.TemporaryDirectory(prefix="celery-") as directory:
+    with directory_of_logs("celery-") as directory:
         worker = start(directory, "worker", "worker", "--pool", "prefork", "--concurrency", "4",
                        "--loglevel", "info", "-n", "one@here", "-Q", "celery,special", "--purge")
         beat = None
@@ -171,12 +171,6 @@ def main():
             check(app.AsyncResult(left.id).state, "PENDING", "forgotten")
             worker.terminate()
             check(worker.wait(WAIT), 0, "the end of the second worker")
-        except BaseException:
-            for name in os.listdir(directory):
-                if name.endswith(".log"):
-                    with open(os.path.join(directory, name), encoding="utf-8") as log:
-                        print("--- %s ends:\n%s" % (name, log.read()[-2500:]))
-            raise
         finally:
             for process in (worker, beat):
                 if process is not None and process.poll() is None:

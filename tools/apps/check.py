@@ -1,7 +1,9 @@
 """What the scripts in Python share: SCRIPT HOST PORT. Each ends with "all N checks passed"."""
 
+import contextlib
 import os
 import sys
+import tempfile
 import time
 
 HOST, PORT = sys.argv[1], int(sys.argv[2])
@@ -40,6 +42,20 @@ def until(condition, what, timeout=20.0):
         if time.monotonic() > deadline:
             sys.exit("gave up after %g s waiting for %s" % (timeout, what))
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def directory_of_logs(prefix):
+    """A temporary directory. Where the block fails, the ends of the *.log files in it are printed."""
+    with tempfile.TemporaryDirectory(prefix=prefix) as directory:
+        try:
+            yield directory
+        except BaseException:
+            for name in os.listdir(directory):
+                if name.endswith(".log"):
+                    with open(os.path.join(directory, name), encoding="utf-8") as log:
+                        print("--- %s ends:\n%s" % (name, log.read()[-2500:]))
+            raise
 
 
 def if_served(call):

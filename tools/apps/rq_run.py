@@ -6,11 +6,10 @@
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from datetime import timedelta
 
-from check import HOST, PORT, ROUNDS, check, check_that, finish, until
+from check import HOST, PORT, ROUNDS, check, check_that, directory_of_logs, finish, until
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 URL = "redis://%s:%d/0" % (HOST, PORT)
@@ -92,7 +91,7 @@ def main():
     for key in r.scan_iter("rq*"):
         r.delete(key)
     queue, low = Queue("default", connection=r), Queue("low", connection=r)
-    with tempfile.TemporaryDirectory(prefix="rq-") as directory:
+    with directory_of_logs("rq-") as directory:
         workers = [start(directory, name, "default", "low") for name in ("one", "two")]
         try:
             until(lambda: Worker.count(connection=r) == 2, "both workers", 40.0)
@@ -106,12 +105,6 @@ def main():
             for worker in workers:
                 check(worker.wait(30), 0, "the end of a worker")
             check(Worker.count(connection=r), 0, "the workers have gone")
-        except BaseException:
-            for name in os.listdir(directory):
-                if name.endswith(".log"):
-                    with open(os.path.join(directory, name), encoding="utf-8") as log:
-                        print("--- %s ends:\n%s" % (name, log.read()[-2500:]))
-            raise
         finally:
             for worker in workers:
                 if worker.poll() is None:
