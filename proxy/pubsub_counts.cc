@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -86,21 +87,65 @@ absl::optional<std::string> MergeNumPat(const SubscriptionTable& table,
   return reply;
 }
 
+// What the reply needs of the time when the nodes were asked: the pattern, and the names that a
+// worker was still subscribed to somewhere without a client. Such a subscription may end between a
+// node's reply and ours.
+struct Asked {
+  std::string pattern;
+  std::set<std::string> ending;
+};
+
+TopicKind KindOf(const cluster::CommandSpec& command) {
+  return absl::StartsWith(command.name, "SHARD") ? TopicKind::kShardChannel : TopicKind::kChannel;
+}
+
+// As an array: the pattern and the names.
+std::string EncodeAsked(const SubscriptionTable& table, TopicKind kind, absl::string_view pattern) {
+  std::vector<std::string> ending;
+  for (SubscriptionTable::Entry& entry : table.List(kind, pattern)) {
+    if (entry.clients == 0 && entry.at_node) ending.push_back(std::move(entry.name));
+  }
+  std::string text;
+  resp::Encoder out(resp::Protocol::kResp2, &text);
+  out.Array(static_cast<int64_t>(1 + ending.size()));
+  out.Bulk(pattern);
+  for (const std::string& name : ending) out.Bulk(name);
+  return text;
+}
+
+Asked DecodeAsked(const std::string& text) {
+  Asked asked;
+  bool first = true;
+  for (const absl::string_view element : resp::ElementsOf(text)) {
+    absl::string_view value;
+    resp::ParseText(element, &value);
+    if (std::exchange(first, false)) {
+      asked.pattern = std::string(value);
+    } else {
+      asked.ending.emplace(value);
+    }
+  }
+  return asked;
+}
+
 // The names, each once. One that a worker is still subscribed to at the node that tells it, without
 // a client, is left out: for the moment, also if others are subscribed to it there.
 absl::optional<std::string> MergeChannels(const SubscriptionTable& table, TopicKind kind,
-                                          absl::optional<absl::string_view> pattern,
-                                          const std::vector<Part>& parts, resp::Protocol protocol) {
+                                          const Asked& asked, const std::vector<Part>& parts,
+                                          resp::Protocol protocol) {
   std::set<std::string> names;
   for (const Part& part : parts) {
     if (part.bytes[0] != '*') return absl::nullopt;
     for (const absl::string_view element : resp::ElementsOf(part.bytes)) {
       absl::string_view name;
       if (!resp::ParseText(element, &name)) return absl::nullopt;
-      if (table.PlacesAt(kind, name, part.node_id) == 0) names.emplace(name);
+      if (table.PlacesAt(kind, name, part.node_id) > 0) continue;
+      std::string told(name);
+      const bool has_ended = asked.ending.count(told) > 0 && !table.Find(kind, told).at_node;
+      if (!has_ended) names.insert(std::move(told));
     }
   }
-  for (const SubscriptionTable::Entry& entry : table.List(kind, pattern)) {
+  for (const SubscriptionTable::Entry& entry : table.List(kind, absl::string_view(asked.pattern))) {
     if (entry.clients > 0) names.insert(entry.name);
   }
   std::string reply;
@@ -118,7 +163,9 @@ bool StartPubSubCounts(Worker* worker, Request* parent, absl::optional<absl::str
   parent->fragments = worker->requests()->TakeFragments();
   parent->fragments->unanswered = static_cast<uint32_t>(slots.size());
   // Nothing else of it is sent: here is the place for what the reply needs. "*" for no pattern.
-  parent->bytes.Append(parent->client->arena()->Copy(pattern.has_value() ? *pattern : "*"));
+  const std::string asked = EncodeAsked(*worker->subscriptions()->table(), KindOf(*parent->command),
+                                        pattern.has_value() ? *pattern : "*");
+  parent->bytes.Append(parent->client->arena()->Copy(asked));
   bool room = true;
   for (const cluster::Slot slot : slots) {
     Request* const fragment = NewFragment(worker, parent, slot);
@@ -142,17 +189,15 @@ io::Rope PubSubCountsReply(Worker* worker, Client* client, const Request& parent
   }
   const SubscriptionTable& table = *worker->subscriptions()->table();
   const absl::string_view name = parent.command->name;
-  const TopicKind kind =
-      absl::StartsWith(name, "SHARD") ? TopicKind::kShardChannel : TopicKind::kChannel;
+  const TopicKind kind = KindOf(*parent.command);
   const resp::Protocol protocol = client->protocol();
   absl::optional<std::string> reply;
-  const std::string pattern = parent.bytes.Flatten();
   if (name == "NUMPAT") {
     reply = MergeNumPat(table, parts, protocol);
   } else if (absl::EndsWith(name, "NUMSUB")) {
     reply = MergeNumSub(table, kind, parts, protocol);
   } else {
-    reply = MergeChannels(table, kind, absl::string_view(pattern), parts, protocol);
+    reply = MergeChannels(table, kind, DecodeAsked(parent.bytes.Flatten()), parts, protocol);
   }
   // A node's reply is not as it must be: as it is, rather than a wrong sum.
   if (!reply.has_value()) return parent.fragments->requests[0]->bytes;

@@ -568,6 +568,20 @@ bool FakeNode::ExecutePubSub(Connection* connection, absl::string_view name, con
     Reply(connection, Integer(receivers));
     return true;
   }
+  if (name == "PUBSUB") {  // CHANNELS
+    constexpr absl::string_view kChannel = "channel:";
+    std::set<std::string> names;
+    for (const std::unique_ptr<Connection>& each : connections_) {
+      if (each->stream == nullptr) continue;
+      for (const std::string& topic : each->topics) {
+        if (absl::StartsWith(topic, kChannel)) names.insert(topic.substr(kChannel.size()));
+      }
+    }
+    std::string reply = absl::StrCat("*", names.size(), "\r\n");
+    for (const std::string& each : names) absl::StrAppend(&reply, Bulk(each));
+    Reply(connection, reply);
+    return true;
+  }
   if (!absl::EndsWith(name, "SUBSCRIBE")) return false;
   for (size_t i = 1; i < args.size(); ++i) Subscribe(connection, name, args[i]);
   return true;

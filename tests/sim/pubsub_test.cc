@@ -122,6 +122,31 @@ TEST_F(PubSubTest, OneSubscriptionAtTheChannelsHomeForAllClients) {
   EXPECT_EQ(Publish(publisher, "a", "again"), ":0\r\n");
 }
 
+// The subscription ends at its node a while after the last client has left, at some moment between
+// a node's reply to PUBSUB and the proxy's.
+TEST_F(PubSubTest, WhatNobodyIsSubscribedToIsNotToldWhileTheSubscriptionEnds) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE(seed);
+    Make({.seed = seed});
+    SimClient* client = Subscriber("SUBSCRIBE a");
+    Ask(client, "UNSUBSCRIBE a");
+    SimClient* asker = world().Connect();
+    world().RunFor(990 * kMillisecond);
+    EXPECT_EQ(Ask(asker, "PUBSUB CHANNELS"), "*0\r\n");
+    EXPECT_EQ(NodeOf("a").Subscribers("channel:a"), 1u);
+    const bool ended = world().RunUntil(
+        [&] {
+          asker->Send("PUBSUB CHANNELS\r\n");
+          world().RunFor(20 * kMicrosecond);
+          return NodeOf("a").Subscribers("channel:a") == 0;
+        },
+        3 * kSecond);
+    EXPECT_TRUE(ended);
+    world().RunUntilIdle();
+    EXPECT_THAT(asker->received(), ::testing::Not(::testing::HasSubstr("*1\r\n")));
+  }
+}
+
 TEST_F(PubSubTest, APatternGetsEachMessageOnceWhereverItWasPublished) {
   SimClient* client = Subscriber("PSUBSCRIBE c*");
   client->TakeReceived();
