@@ -71,7 +71,8 @@ def jobs(queue, low):
 
 def schedules(queue):
     begin = time.time()
-    later = queue.enqueue_in(timedelta(seconds=1), rq_tasks.add, 3, 4)
+    # RQ keeps whole seconds of the time.
+    later = queue.enqueue_in(timedelta(seconds=2), rq_tasks.add, 3, 4)
     check(later.get_status(), "scheduled", "scheduled")
     check(queue.scheduled_job_registry.count, 1, "scheduled_job_registry")
     check(ended(later), 7, "enqueue_in")
