@@ -17,6 +17,7 @@ bool StartPublish(Worker* worker, Request* parent, absl::string_view channel,
                   const io::Rope& frame) {
   parent->fragments = worker->requests()->TakeFragments();
   parent->fragments->unanswered = 1;
+  parent->fragments->asked = worker->subscriptions()->table()->moment();
   // Nothing else of it is sent: here is the place for what the reply needs.
   parent->bytes.Append(parent->client->arena()->Copy(channel));
   Request* const fragment = NewFragment(worker, parent, cluster::SlotOf(channel));
@@ -37,7 +38,7 @@ io::Rope PublishReply(Worker* worker, Client* client, const Request& parent) {
   const TopicKind kind =
       parent.command->name == "SPUBLISH" ? TopicKind::kShardChannel : TopicKind::kChannel;
   const SubscriptionTable::Receivers receivers = worker->subscriptions()->table()->Of(
-      kind, parent.bytes.Flatten(), topology.node(shard->primary).id);
+      kind, parent.bytes.Flatten(), topology.node(shard->primary).id, parent.fragments->asked);
   if (receivers.clients == 0 && receivers.connections == 0) return fragment.bytes;
   const auto ours = static_cast<int64_t>(receivers.connections);
   std::string reply;

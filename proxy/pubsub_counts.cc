@@ -36,6 +36,7 @@ std::vector<cluster::Slot> OneSlotOfEachShard(const ClusterState* state) {
 struct Part {
   std::string bytes;
   std::string node_id;
+  uint64_t asked = 0;  // SubscriptionTable::moment()
 };
 
 // "*2n\r\n", then each name and its count.
@@ -56,7 +57,7 @@ absl::optional<std::string> MergeNumSub(const SubscriptionTable& table, TopicKin
         return absl::nullopt;
       }
       if (names.size() <= i) names.emplace_back(name);
-      const auto ours = static_cast<int64_t>(table.PlacesAt(kind, name, part.node_id));
+      const auto ours = static_cast<int64_t>(table.PlacesAt(kind, name, part.node_id, part.asked));
       counts[i] += std::max<int64_t>(count - ours, 0);
     }
   }
@@ -76,7 +77,8 @@ absl::optional<std::string> MergeNumPat(const SubscriptionTable& table,
   for (const Part& part : parts) {
     int64_t count = 0;
     if (!resp::ParseInteger(part.bytes, &count)) return absl::nullopt;
-    const auto ours = static_cast<int64_t>(table.NamesAt(TopicKind::kPattern, part.node_id));
+    const auto ours =
+        static_cast<int64_t>(table.NamesAt(TopicKind::kPattern, part.node_id, part.asked));
     total += std::max<int64_t>(count - ours, 0);
   }
   for (const SubscriptionTable::Entry& entry : table.List(TopicKind::kPattern, absl::nullopt)) {
@@ -87,51 +89,14 @@ absl::optional<std::string> MergeNumPat(const SubscriptionTable& table,
   return reply;
 }
 
-// What the reply needs of the time when the nodes were asked: the pattern, and the names that a
-// worker was still subscribed to somewhere without a client. Such a subscription may end between a
-// node's reply and ours.
-struct Asked {
-  std::string pattern;
-  std::set<std::string> ending;
-};
-
 TopicKind KindOf(const cluster::CommandSpec& command) {
   return absl::StartsWith(command.name, "SHARD") ? TopicKind::kShardChannel : TopicKind::kChannel;
-}
-
-// As an array: the pattern and the names.
-std::string EncodeAsked(const SubscriptionTable& table, TopicKind kind, absl::string_view pattern) {
-  std::vector<std::string> ending;
-  for (SubscriptionTable::Entry& entry : table.List(kind, pattern)) {
-    if (entry.clients == 0 && entry.at_node) ending.push_back(std::move(entry.name));
-  }
-  std::string text;
-  resp::Encoder out(resp::Protocol::kResp2, &text);
-  out.Array(static_cast<int64_t>(1 + ending.size()));
-  out.Bulk(pattern);
-  for (const std::string& name : ending) out.Bulk(name);
-  return text;
-}
-
-Asked DecodeAsked(const std::string& text) {
-  Asked asked;
-  bool first = true;
-  for (const absl::string_view element : resp::ElementsOf(text)) {
-    absl::string_view value;
-    resp::ParseText(element, &value);
-    if (std::exchange(first, false)) {
-      asked.pattern = std::string(value);
-    } else {
-      asked.ending.emplace(value);
-    }
-  }
-  return asked;
 }
 
 // The names, each once. One that a worker is still subscribed to at the node that tells it, without
 // a client, is left out: for the moment, also if others are subscribed to it there.
 absl::optional<std::string> MergeChannels(const SubscriptionTable& table, TopicKind kind,
-                                          const Asked& asked, const std::vector<Part>& parts,
+                                          absl::string_view pattern, const std::vector<Part>& parts,
                                           resp::Protocol protocol) {
   std::set<std::string> names;
   for (const Part& part : parts) {
@@ -139,13 +104,11 @@ absl::optional<std::string> MergeChannels(const SubscriptionTable& table, TopicK
     for (const absl::string_view element : resp::ElementsOf(part.bytes)) {
       absl::string_view name;
       if (!resp::ParseText(element, &name)) return absl::nullopt;
-      if (table.PlacesAt(kind, name, part.node_id) > 0) continue;
-      std::string told(name);
-      const bool has_ended = asked.ending.count(told) > 0 && !table.Find(kind, told).at_node;
-      if (!has_ended) names.insert(std::move(told));
+      if (table.PlacesAt(kind, name, part.node_id, part.asked) > 0) continue;
+      names.emplace(name);
     }
   }
-  for (const SubscriptionTable::Entry& entry : table.List(kind, absl::string_view(asked.pattern))) {
+  for (const SubscriptionTable::Entry& entry : table.List(kind, pattern)) {
     if (entry.clients > 0) names.insert(entry.name);
   }
   std::string reply;
@@ -162,10 +125,9 @@ bool StartPubSubCounts(Worker* worker, Request* parent, absl::optional<absl::str
   const std::vector<cluster::Slot> slots = OneSlotOfEachShard(worker->cluster());
   parent->fragments = worker->requests()->TakeFragments();
   parent->fragments->unanswered = static_cast<uint32_t>(slots.size());
+  parent->fragments->asked = worker->subscriptions()->table()->moment();
   // Nothing else of it is sent: here is the place for what the reply needs. "*" for no pattern.
-  const std::string asked = EncodeAsked(*worker->subscriptions()->table(), KindOf(*parent->command),
-                                        pattern.has_value() ? *pattern : "*");
-  parent->bytes.Append(parent->client->arena()->Copy(asked));
+  parent->bytes.Append(parent->client->arena()->Copy(pattern.has_value() ? *pattern : "*"));
   bool room = true;
   for (const cluster::Slot slot : slots) {
     Request* const fragment = NewFragment(worker, parent, slot);
@@ -179,6 +141,7 @@ io::Rope PubSubCountsReply(Worker* worker, Client* client, const Request& parent
   for (const Request* fragment : parent.fragments->requests) {
     Part part;
     part.bytes = fragment->bytes.Flatten();
+    part.asked = parent.fragments->asked;
     if (part.bytes[0] == '-' || part.bytes[0] == '!') return fragment->bytes;
     if (worker->cluster() != nullptr) {
       const cluster::Topology& topology = *worker->cluster()->topology;
@@ -197,7 +160,7 @@ io::Rope PubSubCountsReply(Worker* worker, Client* client, const Request& parent
   } else if (absl::EndsWith(name, "NUMSUB")) {
     reply = MergeNumSub(table, kind, parts, protocol);
   } else {
-    reply = MergeChannels(table, kind, DecodeAsked(parent.bytes.Flatten()), parts, protocol);
+    reply = MergeChannels(table, kind, parent.bytes.Flatten(), parts, protocol);
   }
   // A node's reply is not as it must be: as it is, rather than a wrong sum.
   if (!reply.has_value()) return parent.fragments->requests[0]->bytes;

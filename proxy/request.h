@@ -121,6 +121,7 @@ struct Fragments {
   bool keys_with_values = false;
   std::unique_ptr<Procedure> procedure;  // null: a split request
   size_t procedure_bytes = 0;            // what it keeps, as its client is charged for it
+  uint64_t asked = 0;                    // PUBLISH, PUBSUB: SubscriptionTable::moment() of then
 };
 
 // What every request has: two cache lines. Thousands of requests are in flight at a time, more than

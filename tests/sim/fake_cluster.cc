@@ -568,23 +568,34 @@ bool FakeNode::ExecutePubSub(Connection* connection, absl::string_view name, con
     Reply(connection, Integer(receivers));
     return true;
   }
-  if (name == "PUBSUB") {  // CHANNELS
-    constexpr absl::string_view kChannel = "channel:";
-    std::set<std::string> names;
-    for (const std::unique_ptr<Connection>& each : connections_) {
-      if (each->stream == nullptr) continue;
-      for (const std::string& topic : each->topics) {
-        if (absl::StartsWith(topic, kChannel)) names.insert(topic.substr(kChannel.size()));
-      }
-    }
-    std::string reply = absl::StrCat("*", names.size(), "\r\n");
-    for (const std::string& each : names) absl::StrAppend(&reply, Bulk(each));
-    Reply(connection, reply);
+  if (name == "PUBSUB") {
+    Reply(connection, PubSubCount(args));
     return true;
   }
   if (!absl::EndsWith(name, "SUBSCRIBE")) return false;
   for (size_t i = 1; i < args.size(); ++i) Subscribe(connection, name, args[i]);
   return true;
+}
+
+// PUBSUB CHANNELS, NUMPAT or NUMSUB, without a pattern, of one channel.
+std::string FakeNode::PubSubCount(const Args& args) const {
+  if (args[1] == "NUMSUB") {
+    return absl::StrCat(
+        "*2\r\n", Bulk(args[2]),
+        Integer(static_cast<int64_t>(Subscribers(absl::StrCat("channel:", args[2])))));
+  }
+  const absl::string_view kind = args[1] == "NUMPAT" ? "pattern:" : "channel:";
+  std::set<std::string> names;
+  for (const std::unique_ptr<Connection>& each : connections_) {
+    if (each->stream == nullptr) continue;
+    for (const std::string& topic : each->topics) {
+      if (absl::StartsWith(topic, kind)) names.insert(topic.substr(kind.size()));
+    }
+  }
+  if (args[1] == "NUMPAT") return Integer(static_cast<int64_t>(names.size()));
+  std::string reply = absl::StrCat("*", names.size(), "\r\n");
+  for (const std::string& each : names) absl::StrAppend(&reply, Bulk(each));
+  return reply;
 }
 
 void FakeNode::Subscribe(Connection* connection, absl::string_view command,

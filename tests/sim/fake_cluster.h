@@ -202,6 +202,7 @@ class FakeNode final : public Listener::Observer {
   std::string RunOnScripts(absl::string_view name, const Args& args);
   std::string NoScript(absl::string_view name, const Args& args) const;
   bool ExecutePubSub(Connection* connection, absl::string_view name, const Args& args);
+  std::string PubSubCount(const Args& args) const;
   void Subscribe(Connection* connection, absl::string_view command, absl::string_view name);
   // To those subscribed at this node. Returns how many they are.
   int Deliver(absl::string_view channel, absl::string_view text, bool shard);
