@@ -56,6 +56,12 @@ bool IsOut(const Request& request) {
   return request.state == Request::State::kQueued || request.state == Request::State::kSent;
 }
 
+// A script's redirection that the cluster's view has not confirmed: it may have run and forged it.
+bool IsUnconfirmed(const Request& request) {
+  if (request.state != Request::State::kWaiting || request.hold == nullptr) return false;
+  return request.hold->confirm || request.hold->confirm_moving;
+}
+
 void AddKeys(const cluster::CommandSpec& command, const resp::Pieces& pieces,
              absl::flat_hash_set<std::string>* keys) {
   const ArgList args(pieces);
@@ -500,7 +506,7 @@ void Dispatcher::HoldForNode(Request* request, const Route& route) {
 void Dispatcher::Wake(Client* client) {
   // Of the requests for one slot, in order: which connection the unanswered ones are on, …
   struct SlotView {
-    uint32_t last_out = 0;  // … the number of the last one that is out, …
+    uint32_t last_run = 0;  // … the number of the last one that is out or may have run, …
     const Backend* on = nullptr;
     bool several = false;
     bool waits = false;  // … and whether one of them waits, …
@@ -514,12 +520,13 @@ void Dispatcher::Wake(Client* client) {
   uint32_t number = 0;
   client->ForEachUnanswered([&](Request* request) {
     ++number;
-    if (IsOut(*request)) slots[request->slot].last_out = number;
+    if (IsOut(*request) || IsUnconfirmed(*request)) slots[request->slot].last_run = number;
   });
   std::vector<Request*> expired;
   std::vector<Request*> gone;
   number = 0;
   bool earlier_unanswered = false;
+  bool confirmed = false;
   client->ForEachUnanswered([&](Request* request) {
     ++number;
     SlotView& slot = slots[request->slot];
@@ -535,14 +542,16 @@ void Dispatcher::Wake(Client* client) {
       gone.push_back(request);
       return;
     }
+    const bool unconfirmed = IsUnconfirmed(*request);
     const Verdict verdict = CheckHold(request);
+    confirmed |= unconfirmed && verdict == Verdict::kGo;
     if (verdict == Verdict::kExpired) {
       expired.push_back(request);
       return;
     }
     const bool refused = request->hold != nullptr && request->hold->refused;
     const bool may_go = verdict == Verdict::kGo && !slot.waits && !slot.several &&
-                        !(refused && slot.last_out > number) && !(request->barrier && !first) &&
+                        !(refused && slot.last_run > number) && !(request->barrier && !first) &&
                         !(request->private_connection && slot.on != nullptr);
     if (may_go) {
       const Route route = FindRoute(request);
@@ -579,8 +588,9 @@ void Dispatcher::Wake(Client* client) {
     LeaveWaiting(request);
     client->AnswerRope(request, io::Rope());
   }
-  // A barrier that waited for no other than those may go now.
-  if (!(expired.empty() && gone.empty()) && client->waiting > 0) worker_->WakeClient(client);
+  // What waited for no other than those may go now: a barrier, a refused one before them.
+  const bool decided = confirmed || !expired.empty() || !gone.empty();
+  if (decided && client->waiting > 0) worker_->WakeClient(client);
   if (client->waiting == 0) {
     client->OnRoom();
     worker_->MarkDirty(client);
@@ -604,11 +614,11 @@ void Dispatcher::Expire(Request* request) {
     line = std::string(kConnectionLostError);
   }
   // While it still has its place among the others, see there.
+  const bool unknown = absl::EndsWith(line, kUnknownSuffix);
   const bool no_script = request->hold->repair != nullptr;  // or so it said
-  const bool unknown = no_script || absl::EndsWith(line, kUnknownSuffix);
-  if (unknown) NoteMayHaveRun(request);
+  if (unknown || no_script || IsUnconfirmed(*request)) NoteMayHaveRun(request);
   LeaveWaiting(request);
-  if (unknown && !no_script) worker_->stats()->unknown_outcomes.Add(1);
+  if (unknown) worker_->stats()->unknown_outcomes.Add(1);
   request->client->AnswerError(request, line);
 }
 

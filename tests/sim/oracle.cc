@@ -180,7 +180,7 @@ void Oracle::OnExecuted(const Execution& execution) {
   }
   uint32_t& last = history(execution.key).last_write(request.client);
   if (execution.write) {
-    if (execution.authoritative && !request.forges_redirection) {
+    if (execution.authoritative && !(request.forges_redirection && slots_move_)) {
       // Nobody can end what lies unread at a node that hangs. If the slot leaves it meanwhile and
       // comes back, it runs when the node goes on.
       if (last >= request.sequence && request.outcome == Outcome::kUnknown &&

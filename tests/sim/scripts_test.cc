@@ -86,6 +86,24 @@ TEST_F(ScriptsTest, AScriptThatSaysNoScriptItselfRunsOnce) {
   EXPECT_EQ(Ask(client, "GET a"), "$1\r\ny\r\n");
 }
 
+// The write before it was refused, and would go again.
+TEST_F(ScriptsTest, AWriteDoesNotRunAfterAScriptThatSaysItWasRedirected) {
+  const int slot = cluster::SlotOf("a");
+  for (const std::string& forged :
+       {absl::StrCat("MOVED ", slot, " 127.0.0.1:1"), absl::StrCat("ASK ", slot, " 127.0.0.1:1"),
+        std::string("TRYAGAIN Multiple keys request during rehashing of slot")}) {
+    for (uint64_t seed = 1; seed <= 10; ++seed) {
+      SCOPED_TRACE(absl::StrCat(forged, ", seed ", seed));
+      Make({.seed = seed});
+      SimClient* client = world().Connect();
+      NodeOf("a").AnswerNext("SET", "-TRYAGAIN Multiple keys request during rehashing of slot\r\n");
+      AskFrame(client,
+               Command({"SET", "a", "p"}) + Command({"EVAL", "fail " + forged, "1", "a", "x"}), 2);
+      EXPECT_EQ(Ask(client, "GET a"), "$1\r\nx\r\n");
+    }
+  }
+}
+
 TEST_F(ScriptsTest, APipelineOnOneKeyKeepsItsOrder) {
   SimClient* client = world().Connect();
   EXPECT_EQ(Ask(client, "EVAL set 1 b x"), "+OK\r\n");
