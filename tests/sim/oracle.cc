@@ -207,6 +207,7 @@ void Oracle::OnExecuted(const Execution& execution) {
 void Oracle::OnRefused(int, uint64_t id, absl::string_view line) {
   if (id == 0 || id > requests_.size()) return;
   Request& request = requests_[id - 1];
+  if (request.refused_at == 0) request.refused_at = net_->now();
   if (!absl::StartsWith(line, "MOVED ") && !absl::StartsWith(line, "ASK ")) {
     request.redirects = 0;  // waited out; it is time that bounds this
     return;
@@ -295,13 +296,26 @@ bool Oracle::TakeError(uint64_t id, absl::string_view line, absl::string_view fo
                          absl::StrContains(line, "overtaken");
   // Nothing but the end of the move helps a transaction whose keys are on both sides.
   const bool half_moved = slots_move_ && request.in_block && absl::StartsWith(line, "TRYAGAIN ");
+  // What runs beside it may run before it would be sent again.
+  const bool no_script = absl::StartsWith(line, "NOSCRIPT ") && HasBeside(id);
   const bool unconfirmed =
       slots_move_ && script && came_back && absl::StrContains(line, "not confirmed");
   if (!errors_allowed_ && request.op != Op::kEvalFail && !overtaken && !unconfirmed &&
-      !half_moved) {
+      !half_moved && !no_script) {
     Fail(absl::StrCat("error without a cause, '", line, "'"), id);
   }
   return true;
+}
+
+// Of the same client and slot, unanswered.
+bool Oracle::HasBeside(uint64_t id) const {
+  const Request& request = requests_[id - 1];
+  const auto slot_of = [this](const Request& each) { return cluster_->keys()->slot(each.keys[0]); };
+  return std::any_of(requests_.begin(), requests_.end(), [&](const Request& other) {
+    return &other != &request && other.client == request.client &&
+           other.outcome == Outcome::kPending && !other.keys.empty() &&
+           slot_of(other) == slot_of(request);
+  });
 }
 
 void Oracle::CheckNotRan(uint64_t id) {

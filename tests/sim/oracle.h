@@ -55,6 +55,7 @@ class Oracle final : public ExecutionObserver {
     bool forges_redirection = false;
     bool in_block = false;  // of a transaction, maybe with other keys
     uint8_t redirects = 0;
+    Nanos refused_at = 0;  // by a node, for the first time
     absl::InlinedVector<uint32_t, 1> keys;
     absl::InlinedVector<uint8_t, 1> executions;  // by place in `keys`
     absl::InlinedVector<uint64_t, 1> replies;    // hashes, of executions that may be answered
@@ -82,6 +83,8 @@ class Oracle final : public ExecutionObserver {
   void OnReply(uint64_t id, absl::string_view frame, absl::string_view forged = "");
   // Its transaction was not run: a key that was watched has changed.
   void OnDiscarded(uint64_t id);
+  // When a node refused it for the first time; 0: none has.
+  Nanos refused_at(uint64_t id) const { return id == 0 ? 0 : requests_[id - 1].refused_at; }
   // It and others are one transaction.
   void SetInBlock(uint64_t id) { requests_[id - 1].in_block = true; }
   // Its client has left without the reply.
@@ -135,6 +138,7 @@ class Oracle final : public ExecutionObserver {
   bool TakeError(uint64_t id, absl::string_view line, absl::string_view forged);
   void CheckDone(uint64_t id, absl::string_view frame);
   void CheckRan(uint64_t id, absl::string_view frame);
+  bool HasBeside(uint64_t id) const;
   void CheckNotRan(uint64_t id);
   // `value` is what the client read of the key, null if it was not there. `before`: the reader's
   // place among its client's requests.

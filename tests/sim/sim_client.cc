@@ -17,6 +17,7 @@ namespace {
 
 constexpr Nanos kConnectAgain = 20 * kMillisecond;
 constexpr Nanos kConnectTimeout = 1 * kSecond;
+constexpr Nanos kReplyMax = 5 * kSecond;  // L11
 constexpr size_t kReadBytes = 64 << 10;
 constexpr uint32_t kAppendsOfARound = 32;
 
@@ -186,7 +187,11 @@ void SimClient::TakeFrame(absl::string_view frame) {
   const Expected expected = std::move(expected_.front());
   expected_.pop_front();
   ++answered_;
-  const Nanos took = net_->now() - std::max(waiting_since_, expected.written_at) - stalled_;
+  Nanos since = std::max(waiting_since_, expected.written_at);
+  // The hold time begins with a refusal, which may have taken a whole reply time.
+  const Nanos refused_at = oracle_->refused_at(IdOf(expected));
+  if (refused_at > since) since = std::min(refused_at, since + kReplyMax);
+  const Nanos took = net_->now() - since - stalled_;
   if (profile_.answer_max != 0 && expected.written_at != 0 && took > profile_.answer_max) {
     net_->Fail(absl::StrCat("the answer took ", static_cast<double>(took) / kSecond,
                             " s: ", oracle_->Describe(IdOf(expected))));
