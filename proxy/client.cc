@@ -15,6 +15,7 @@
 #include "proxy/local_commands.h"
 #include "proxy/split_request.h"
 #include "proxy/subscriber.h"
+#include "proxy/tracker.h"
 #include "proxy/worker.h"
 
 namespace proxy {
@@ -313,7 +314,7 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
   }
   if (!authenticated_ && (command->flags & cluster::kFlagNoAuth) == 0)
     return RejectNew(command, kNoAuth);
-  if (ABSL_PREDICT_FALSE(subscriber_ != nullptr) && TakeAsSubscriber(*command, pieces)) return;
+  if (ABSL_PREDICT_FALSE(gets_pushes_) && TakeWithPushes(*command, pieces, frame)) return;
   last_command_ = command;
   if (ABSL_PREDICT_FALSE(worker_->client_queries()->paused()) && WaitsForPause(*command, frame)) {
     return;
@@ -686,7 +687,10 @@ void Client::Flush() {
   if (HasInput() && !runnable && MayTake()) worker_->MarkRunnable(this);
   ControlReading();
   if (head_ == nullptr && connection_.send_idle() && partial_.empty()) arena_.Release();
-  if (subscriber_ != nullptr && subscriber_->idle()) LeaveTopics();
+  if (ABSL_PREDICT_FALSE(gets_pushes_)) {
+    if (subscriber_ != nullptr && subscriber_->idle()) LeaveTopics();
+    if (tracker_ != nullptr) FlushTracking();
+  }
   UpdateCharge();
   EndIfDone();
 }
@@ -717,9 +721,10 @@ void Client::UpdateCharge() {
   size_t held = input_bytes_ + partial_.size() + request_bytes_ + output;
   size_t most = worker_->config().client_output_bytes_max;
   size_t slow = kSlowReaderBytes;
-  if (subscriber_ != nullptr) {
-    held += subscriber_->charge();
-    if (subscriber_->subscriptions() > 0) {
+  if (ABSL_PREDICT_FALSE(gets_pushes_)) {
+    if (tracker_ != nullptr) held += tracker_->charge();
+    if (subscriber_ != nullptr) held += subscriber_->charge();
+    if (subscriber_ != nullptr && subscriber_->subscriptions() > 0) {
       most = std::min(most, kSubscriberOutputBytesMax);
       slow = kSlowSubscriberBytes;
     }
@@ -779,6 +784,7 @@ void Client::BeginClose() {
   Become(State::kClosing);
   timer_.Stop();
   LeaveTopics();
+  EndTracking();
   DropRequests();
   UnwatchAndDiscard();
   ClearInput();
@@ -893,6 +899,7 @@ void Client::NoteAuthFailure() {
 void Client::ResetSession() {
   UnwatchAndDiscard();
   LeaveTopics();
+  EndTracking();
   identity_.reset();
   if (reply_mode_ == ReplyMode::kOff) reply_mode_ = ReplyMode::kOn;
   set_protocol(resp::Protocol::kResp2);

@@ -32,6 +32,7 @@ struct ClientFacts;
 struct ClientQuery;
 class Subscriber;
 struct Topic;
+struct Tracker;
 class Worker;
 
 class Client {
@@ -83,6 +84,19 @@ class Client {
   void OnTopicPlace(const Topic& topic, size_t place);
   // Null: it has none.
   const Subscriber* subscriber() const { return subscriber_.get(); }
+  // --- tracking (proxy/tracking.h): proxy/client_tracking.cc
+  // It is told which keys have changed, or another client in its place.
+  bool tracks() const { return gets_pushes_ && TracksKeys(); }
+  uint32_t tracking_session() const;
+  int64_t tracking_redirect() const;  // that client's id; 0: there is none
+  void OnTrackingReady();
+  void OnTrackingRefused(absl::string_view line);
+  // `value`: the array of the keys. It is told behind the replies that are owed now.
+  void OnInvalidated(absl::string_view value);
+  void OnAllInvalidated();
+  // Another client has it told in its place.
+  void OnRedirected(absl::string_view value);
+  void OnRedirectTargetGone(uint64_t target);
 
   // What has come of its reply is not for the client.
   void DropReply(Request* request);
@@ -242,6 +256,28 @@ class Client {
   void TakeSubscription(const cluster::CommandSpec& command, const resp::Pieces& pieces,
                         const io::Rope& frame);
   bool TakeAsSubscriber(const cluster::CommandSpec& command, const resp::Pieces& pieces);
+  bool TakeWithPushes(const cluster::CommandSpec& command, const resp::Pieces& pieces,
+                      const io::Rope& frame);
+  // --- tracking: proxy/client_tracking.cc
+  bool TracksKeys() const;
+  void TakeTracking(const cluster::CommandSpec& command, absl::Span<const absl::string_view> args);
+  void TakeCaching(absl::string_view word);
+  void OnRedirectTargetFound(bool found);
+  void CarryOutTracking(const cluster::CommandSpec& command);
+  void BeginTracking();
+  void EndTracking();
+  void AnswerTracking(std::string error);
+  void NoteReads(const cluster::CommandSpec& command, const resp::Pieces& pieces);
+  void NoteRejected(const cluster::CommandSpec* command);
+  void NoteRead(absl::string_view key);
+  void Invalidate(const cluster::CommandSpec& kind, absl::string_view value);
+  const Request* LastOwed() const;
+  void PushBehind(const cluster::CommandSpec& kind, absl::string_view push);
+  void PushNow(absl::string_view push);
+  void SendPush(absl::string_view push);
+  void InsertPush(const cluster::CommandSpec& kind, Request* before, absl::string_view push);
+  void GiveRedirected();
+  void FlushTracking();
   void ServeSubscriber();
   void LeaveTopics();
   // The last in the queue; `bytes` of it are kept until it ends.
@@ -293,6 +329,7 @@ class Client {
   io::Rope partial_;          // scanned bytes of an incomplete frame
   bool input_ended_ = false;  // half-closed by the client
   bool stop_after_this_ = false;
+  bool gets_pushes_ = false;       // has a subscriber_ or a tracker_
   bool waiting_for_room_ = false;  // its last request waits for room on a backend
   bool procedure_ = false;         // its last request is one: nothing is taken before its end
   bool throttled_ = false;         // too many requests unanswered
@@ -321,6 +358,7 @@ class Client {
   std::unique_ptr<Identity> identity_;
   std::unique_ptr<Transaction> transaction_;  // null: it never had one
   std::unique_ptr<Subscriber> subscriber_;    // null: has no subscriptions and asks for none
+  std::unique_ptr<Tracker> tracker_;          // null: does not track, and does not ask to
   resp::Protocol protocol_ = resp::Protocol::kResp2;
   bool authenticated_ = true;
   uint8_t auth_failures_ = 0;

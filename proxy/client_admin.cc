@@ -9,6 +9,7 @@
 #include "proxy/client.h"
 #include "proxy/client_line.h"
 #include "proxy/subscriber.h"
+#include "proxy/tracker.h"
 #include "proxy/worker.h"
 
 namespace proxy {
@@ -25,6 +26,8 @@ void Client::TakeAdministration(const cluster::CommandSpec& command, const resp:
                                 const io::Rope& frame) {
   const ArgList args(pieces);
   if (command.name == "REPLY") return TakeReplyMode(args.views(), frame);
+  if (command.name == "TRACKING") return TakeTracking(command, args.views());
+  if (command.name == "CACHING") return TakeCaching(args.views()[2]);
   ClientQuery query;
   std::string error;
   if (!ParseClientQuery(command, args.views(), worker_->server(), worker_->now(), &query, &error)) {
@@ -40,6 +43,7 @@ void Client::TakeAdministration(const cluster::CommandSpec& command, const resp:
 
 void Client::OnQueryAnswered(const ClientQuery& query, ClientAnswer answer) {
   if (answer_first_ == nullptr) return;
+  if (query.kind == ClientQuery::Kind::kFind) return OnRedirectTargetFound(answer.clients > 0);
   const bool ends = answer.asker_too;
   Answer(answer_first_, ClientQueryReply(query, std::move(answer), protocol_));
   if (!ends) return;
@@ -89,6 +93,7 @@ ClientFacts Client::Describe() const {
     facts.patterns = subscriber_->subscriptions(TopicKind::kPattern);
     facts.shard_channels = subscriber_->subscriptions(TopicKind::kShardChannel);
   }
+  if (tracker_ != nullptr) facts.tracking = tracker_->state;
   if (transaction_ != nullptr) {
     facts.queueing = transaction_->queueing();
     facts.queued_commands = transaction_->queued();

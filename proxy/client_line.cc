@@ -13,9 +13,17 @@ namespace {
 std::string FlagsOf(const ClientFacts& facts) {
   const bool is_unix = absl::StartsWith(facts.local_address, "/");
   const std::pair<bool, char> flags[] = {
-      {facts.subscribed, 'P'}, {facts.queueing, 'x'}, {facts.blocked, 'b'},
-      {facts.watch_lost, 'd'}, {facts.ending, 'c'},   {is_unix, 'U'},
-      {facts.no_evict, 'e'},   {facts.no_touch, 'T'},
+      {facts.subscribed, 'P'},
+      {facts.queueing, 'x'},
+      {facts.blocked, 'b'},
+      {facts.tracking.on, 't'},
+      {facts.tracking.broken_redirect, 'R'},
+      {facts.tracking.broadcast, 'B'},
+      {facts.watch_lost, 'd'},
+      {facts.ending, 'c'},
+      {is_unix, 'U'},
+      {facts.no_evict, 'e'},
+      {facts.no_touch, 'T'},
   };
   std::string text;
   for (const auto& [is_set, letter] : flags) {
@@ -49,8 +57,9 @@ void AppendClientLine(const ClientFacts& facts, const ServerInfo& server, std::s
                   " rbs=0 rbp=0 obl=0 oll=", facts.output_bytes > 0 ? 1 : 0,
                   " omem=", facts.output_bytes, " tot-mem=", facts.held_bytes,
                   " events=", facts.sending ? "rw" : "r", " cmd=", NameOf(facts.last_command));
-  absl::StrAppend(out, " user=default redir=-1 resp=", static_cast<int>(facts.protocol),
-                  " lib-name=", facts.library_name, " lib-ver=", facts.library_version);
+  absl::StrAppend(out, " user=default redir=", facts.tracking.on ? facts.tracking.redirect : -1,
+                  " resp=", static_cast<int>(facts.protocol), " lib-name=", facts.library_name,
+                  " lib-ver=", facts.library_version);
 }
 
 }  // namespace proxy

@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "cluster/command_table.h"
+#include "proxy/tracking_state.h"
 #include "resp/encoder.h"
 
 namespace proxy {
@@ -35,6 +36,8 @@ struct ClientFacts {
   bool ending = false;      // when its replies are out
   bool no_evict = false;
   bool no_touch = false;
+
+  TrackingState tracking;
 
   size_t channels = 0;
   size_t patterns = 0;

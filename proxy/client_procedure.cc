@@ -31,7 +31,7 @@ void Client::StartProcedure(Request* request, std::unique_ptr<Procedure> procedu
 void Client::MoveProcedureOn() {
   if (!procedure_ || unanswered_ > 1) return;
   if (state_ != State::kOpen && state_ != State::kDraining) return;
-  Request* const parent = tail_;
+  Request* const parent = answer_first_;
   Fragments* const fragments = parent->fragments.get();
   if (fragments->unanswered > 0) return;
   Procedure* const procedure = fragments->procedure.get();
@@ -80,7 +80,7 @@ void Client::MoveProcedureOn() {
 // False: it has no procedure that may wait and has begun.
 bool Client::EndWait(Procedure::End end) {
   if (!procedure_ || unanswered_ > 1) return false;
-  Fragments* const fragments = tail_->fragments.get();
+  Fragments* const fragments = answer_first_->fragments.get();
   if (fragments->requests.empty() || !fragments->procedure->EndWait(end)) return false;
   for (Request* request : fragments->requests) worker_->dispatcher()->GiveUp(request);
   worker_->WakeClient(this);

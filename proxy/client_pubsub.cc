@@ -35,6 +35,7 @@ void Client::TakeSubscription(const cluster::CommandSpec& command, const resp::P
   const ArgList args(pieces);
   Request* request = NewRequest(command, frame.size());
   if (subscriber_ == nullptr) subscriber_ = std::make_unique<Subscriber>(this);
+  gets_pushes_ = true;
   answer_first_ = request;
   subscriber_->Take(request, args.views());
   ServeSubscriber();
@@ -103,6 +104,7 @@ void Client::LeaveTopics() {
   if (subscriber_ == nullptr) return;
   reply_bytes_ -= subscriber_->held.size();
   subscriber_.reset();
+  gets_pushes_ = tracker_ != nullptr;
 }
 
 }  // namespace proxy

@@ -103,6 +103,9 @@ ClientAnswer ClientQueries::Answer(const ClientQuery& query) {
       case ClientQuery::Kind::kUnblock:
         if (client->Unblock(query.with_error)) ++answer.clients;
         return;
+      case ClientQuery::Kind::kFind:
+        ++answer.clients;
+        return;
       default:
         break;
     }

@@ -205,6 +205,7 @@ std::string ClientQueryReply(const ClientQuery& query, ClientAnswer answer,
       }
       break;
     case ClientQuery::Kind::kUnblock:
+    case ClientQuery::Kind::kFind:
       out.Integer(static_cast<int64_t>(answer.clients));
       break;
     case ClientQuery::Kind::kPause:

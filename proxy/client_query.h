@@ -38,7 +38,8 @@ struct ClientFilter {
 };
 
 struct ClientQuery {
-  enum class Kind : uint8_t { kList, kKill, kUnblock, kPause, kUnpause };
+  // kFind: only counts them.
+  enum class Kind : uint8_t { kList, kKill, kUnblock, kPause, kUnpause, kFind };
 
   Kind kind = Kind::kList;
   uint32_t worker = 0;  // that asks
@@ -61,7 +62,7 @@ struct ClientAnswer {
   uint32_t asked_by = 0;  // the query's worker and number
   uint64_t number = 0;
   uint32_t worker = 0;                                  // that answers
-  uint64_t clients = 0;                                 // that were killed or unblocked
+  uint64_t clients = 0;                                 // that were found, killed or unblocked
   bool asker_too = false;                               // it ends when it has its reply
   std::vector<std::pair<uint64_t, std::string>> lines;  // kList: by id
 

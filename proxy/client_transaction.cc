@@ -61,6 +61,7 @@ void Client::RejectNew(const cluster::CommandSpec* command, absl::string_view li
     return AnswerNewError(absl::StrCat("EXECABORT Transaction discarded because of: ", line));
   }
   if (IsQueueing()) transaction_->Abort();
+  if (ABSL_PREDICT_FALSE(tracker_ != nullptr)) NoteRejected(command);
   AnswerNewError(line);
 }
 

@@ -60,6 +60,7 @@ struct Config {
   int64_t bulk_bytes_max = int64_t{512} << 20;       // --max-bulk-bytes (L4)
   uint32_t requests_per_client_max = 4096;           // --max-client-requests (L6)
   uint64_t client_output_bytes_max = 256u << 20;     // --max-client-output (L7)
+  uint64_t tracking_keys_max = 1000000;              // --tracking-table-max-keys
   int redirections_max = 5;                          // --max-redirections (L9)
   absl::Duration drain_timeout = absl::Seconds(10);  // --drain-timeout (L14)
   absl::Duration auth_timeout = absl::Seconds(10);   // --auth-timeout (L16)

@@ -301,6 +301,16 @@ void Control::Answer(uint32_t worker, RefreshResult result) {
   Post(worker, MessageKind::kRefreshDone);
 }
 
+void Control::PassOnRedirected() {
+  const auto workers = static_cast<uint32_t>(worker_mail_.size());
+  while (absl::optional<RedirectedInvalidation> redirected = mail_->redirected.Take()) {
+    const uint64_t to = redirected->target_is_gone ? redirected->source : redirected->target;
+    const uint32_t worker = WorkerOfClient(to, workers);
+    worker_mail_[worker]->redirected.Put(*std::move(redirected));
+    Post(worker, MessageKind::kRedirectedInvalidation);
+  }
+}
+
 void Control::PostToAll(MessageKind kind) {
   for (uint32_t worker = 0; worker < worker_mail_.size(); ++worker) Post(worker, kind);
 }
@@ -352,6 +362,8 @@ void Control::OnMessage(const io::Completion& message) {
         queries_.OnQuery(*std::move(query));
       }
       return;
+    case MessageKind::kInvalidationRedirected:
+      return PassOnRedirected();
     case MessageKind::kQueryAnswered:
       while (absl::optional<ClientAnswer> answer = mail_->answers.Take()) {
         queries_.OnAnswer(*std::move(answer));

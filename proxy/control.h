@@ -114,6 +114,7 @@ class Control {
   void Post(uint32_t worker, MessageKind kind);
   void OnPosted(const io::Completion& completion);
   void PostToAll(MessageKind kind);
+  void PassOnRedirected();
   static void AcceptTimerFired(void* self) { static_cast<Control*>(self)->ArmAccepts(); }
   static void DrainTimerFired(void* self) { static_cast<Control*>(self)->OnDrainTimer(); }
   static void PostTimerFired(void* self);

@@ -255,7 +255,8 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline NodeBackends* Dispatcher::ChooseNode(Request
   cluster::NodeIndex index = shard->primary;
   const cluster::ReadPrefer prefer = worker_->config().read_prefer;
   if (prefer != cluster::ReadPrefer::kPrimary && request->read && !request->force_primary &&
-      request->client->last_write() + kReadOwnWritesTime < worker_->now()) {
+      request->client->last_write() + kReadOwnWritesTime < worker_->now() &&
+      !request->client->tracks()) {
     index = cluster::ChooseReadNode(
         topology, request->slot, prefer, static_cast<uint32_t>(worker_->Random(1u << 31)),
         worker_->backends()->Usable(), worker_->backends()->same_zone());

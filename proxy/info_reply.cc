@@ -80,7 +80,7 @@ void AppendClients(const InfoInput& in, std::string* out) {
   absl::StrAppend(out, "connected_clients:", in.Sum(&WorkerStats::clients_open),
                   "\r\nmaxclients:", in.proxy.clients_max,
                   "\r\nblocked_clients:", in.Sum(&WorkerStats::blocked_clients),
-                  "\r\ntracking_clients:0\r\n");
+                  "\r\ntracking_clients:", in.Sum(&WorkerStats::tracking_clients), "\r\n");
 }
 
 void AppendMemory(const InfoInput& in, std::string* out) {
@@ -116,6 +116,9 @@ void AppendStats(const InfoInput& in, std::string* out) {
   absl::StrAppend(out, "total_connections_received:", in.Sum(&WorkerStats::clients_accepted),
                   "\r\ntotal_commands_processed:", in.Sum(&WorkerStats::requests),
                   "\r\nrejected_connections:", in.proxy.stats->control().clients_over_limit.Get(),
+                  "\r\ntracking_total_keys:", in.Sum(&WorkerStats::tracked_keys),
+                  "\r\ntracking_total_items:", in.Sum(&WorkerStats::tracked_items),
+                  "\r\ntracking_total_prefixes:", in.Sum(&WorkerStats::tracking_prefixes),
                   "\r\ntotal_error_replies:", in.Sum(&WorkerStats::proxy_errors), "\r\n");
 }
 

@@ -25,21 +25,23 @@ class LearnedCommands;
 
 enum class MessageKind : uint8_t {
   // control → worker
-  kAdoptClient,   // value: a descriptor; the worker owns it from here
-  kClusterState,  // WorkerMail::states has a new one
-  kRefreshDone,   // WorkerMail::refreshes has a result
-  kDrain,         // answer what is complete, close clients and backends, report
-  kForceClose,    // the drain limit has passed: close at once, report
-  kClientQuery,   // WorkerMail::queries has one to answer
-  kClientAnswer,  // WorkerMail::answers has one
+  kAdoptClient,             // value: a descriptor; the worker owns it from here
+  kClusterState,            // WorkerMail::states has a new one
+  kRefreshDone,             // WorkerMail::refreshes has a result
+  kDrain,                   // answer what is complete, close clients and backends, report
+  kForceClose,              // the drain limit has passed: close at once, report
+  kClientQuery,             // WorkerMail::queries has one to answer
+  kClientAnswer,            // WorkerMail::answers has one
+  kRedirectedInvalidation,  // WorkerMail::redirected has one
 
   // worker → control
-  kClientsClosed,  // value: PackClientsClosed
-  kRefreshWanted,  // ControlMail::asks has an entry
-  kDrained,        // value: clients that had to be cut off; the worker ends after it, and
-                   // ControlMail::ended has its number
-  kQueryAsked,     // ControlMail::queries has one
-  kQueryAnswered,  // ControlMail::answers has one
+  kClientsClosed,           // value: PackClientsClosed
+  kRefreshWanted,           // ControlMail::asks has an entry
+  kDrained,                 // value: clients that had to be cut off; the worker ends after it, and
+                            // ControlMail::ended has its number
+  kQueryAsked,              // ControlMail::queries has one
+  kQueryAnswered,           // ControlMail::answers has one
+  kInvalidationRedirected,  // ControlMail::redirected has one
 
   // to control, from threads without a ring
   kSignal,    // value: the signal's number
@@ -114,19 +116,38 @@ struct RefreshResult {
   std::shared_ptr<const cluster::Topology> view;
 };
 
+// A client (CLIENT TRACKING … REDIRECT) has another told in its place, which is of another worker.
+// Control passes it on to the worker of the one that it is for.
+struct RedirectedInvalidation {
+  uint64_t source = 0;  // their ids
+  uint64_t target = 0;
+  std::string value;            // what stands behind "invalidate"
+  bool target_is_gone = false;  // the answer, to the source
+};
+
 struct WorkerMail {
   Mailbox<std::shared_ptr<const ClusterState>> states;
   Mailbox<RefreshResult> refreshes;
   Mailbox<std::shared_ptr<const ClientQuery>> queries;
   Mailbox<ClientAnswer> answers;
+  Mailbox<RedirectedInvalidation> redirected;
 };
 
 struct ControlMail {
   Mailbox<RefreshAsk> asks;
   Mailbox<ClientQuery> queries;
   Mailbox<ClientAnswer> answers;
+  Mailbox<RedirectedInvalidation> redirected;
   Mailbox<uint32_t> ended;
 };
+
+// Ids of clients tell whose they are.
+constexpr uint64_t MakeClientId(uint64_t number, uint32_t worker, uint32_t workers) {
+  return number * workers + worker;
+}
+constexpr uint32_t WorkerOfClient(uint64_t id, uint32_t workers) {
+  return static_cast<uint32_t>(id % workers);
+}
 
 // Numbers of the rings of one process: control is 0, worker i is i + 1.
 constexpr io::RingId kControlRing = 0;
@@ -141,7 +162,8 @@ enum class Party : uint8_t {
   kRefresh,
   kHandover,
   kSubscriber,
-  kFunctions
+  kFunctions,
+  kTracking
 };
 
 }  // namespace proxy

@@ -351,6 +351,8 @@ std::vector<OptionSection> MakeSections() {
                   "requests of a client in flight; more are not read yet"),
            Bytes("max-client-output", &Config::client_output_bytes_max, kMega, 1024 * kGiga,
                  "unread replies at which a client is closed"),
+           Number("tracking-table-max-keys", &Config::tracking_keys_max, 1, 1000000000,
+                  "keys noted for clients that track, each for each of them"),
            Duration("drain-timeout", &Config::drain_timeout, absl::ZeroDuration(), absl::Hours(1),
                     "time to finish requests after SIGTERM"),
        }},

@@ -81,6 +81,14 @@ class Counter {
     "Published messages given to clients")                                                        \
   X(slow_subscriber_closed, "slow_subscriber_closed_total", kCounter,                             \
     "Subscribers closed for unread messages")                                                     \
+  X(tracking_clients, "tracking_clients", kGauge, "Clients that track")                           \
+  X(tracking_links, "tracking_connections", kGauge, "Connections to nodes for tracking")          \
+  X(tracked_keys, "tracked_keys", kGauge, "Keys noted for clients that track")                    \
+  X(tracked_items, "tracked_items", kGauge, "Of these, each for each of its readers")             \
+  X(tracking_prefixes, "tracking_prefixes", kGauge, "Prefixes of keys that clients track")        \
+  X(keys_invalidated, "tracking_keys_changed_total", kCounter, "Changes of keys that nodes told") \
+  X(all_invalidated, "tracking_all_changed_total", kCounter,                                      \
+    "Times that all keys may have changed for clients that track")                                \
   X(turns, "turns_total", kCounter, "Turns of the loop")                                          \
   X(completions, "completions_total", kCounter, "Completions handled")                            \
   X(sends, "sends_total", kCounter, "Send operations")                                            \

@@ -48,10 +48,11 @@ absl::string_view ErrorLine(absl::string_view frame) {
 
 }  // namespace
 
-SubscriberLink::SubscriberLink(Worker* worker, Observer* observer, uint32_t index,
+SubscriberLink::SubscriberLink(Worker* worker, Observer* observer, Purpose purpose, uint32_t index,
                                uint32_t generation, std::string node_id)
     : worker_(worker),
       observer_(observer),
+      purpose_(purpose),
       index_(index),
       node_id_(std::move(node_id)),
       generation_(generation),
@@ -65,8 +66,10 @@ void SubscriberLink::Become(State next) {
   ABSL_ASSERT(next != state_);
   ABSL_ASSERT(state_ != State::kClosing || next == State::kIdle);
   WorkerStats* const stats = worker_->stats();
-  if (state_ == State::kOpen) stats->subscriber_links.Sub(1);
-  if (next == State::kOpen) stats->subscriber_links.Add(1);
+  Counter* const open =
+      purpose_ == Purpose::kSubscriptions ? &stats->subscriber_links : &stats->tracking_links;
+  if (state_ == State::kOpen) open->Sub(1);
+  if (next == State::kOpen) open->Add(1);
   state_ = next;
 }
 
@@ -116,7 +119,8 @@ void SubscriberLink::Connect() {
   const absl::StatusOr<io::Fd> fd = worker_->ring()->OpenSocket(endpoint_);
   if (!fd.ok()) return Fail(Failure::kConnect, fd.status().message());
   io::Connection::Options options;
-  options.party = static_cast<uint8_t>(Party::kSubscriber);
+  options.party = static_cast<uint8_t>(purpose_ == Purpose::kSubscriptions ? Party::kSubscriber
+                                                                           : Party::kTracking);
   options.index = index_;
   options.generation = generation_;
   options.group = io::BufferGroup::kBackends;
@@ -149,10 +153,18 @@ void SubscriberLink::SendHandshake() {
   }
   resp::AppendCommand({"HELLO", "3"}, &text);
   steps_.push_back(Step::kHello);
-  resp::AppendCommand({"CLIENT", "SETNAME", absl::StrCat(worker_->instance_name(), "-sub")}, &text);
+  const bool tracks = purpose_ == Purpose::kInvalidations;
+  resp::AppendCommand(
+      {"CLIENT", "SETNAME", absl::StrCat(worker_->instance_name(), tracks ? "-track" : "-sub")},
+      &text);
   steps_.push_back(Step::kSetName);
   resp::AppendCommand({"CLUSTER", "MYID"}, &text);
   steps_.push_back(Step::kMyId);
+  if (tracks) {
+    // The last: what comes behind its reply is what the node tells of.
+    resp::AppendCommand({"CLIENT", "TRACKING", "ON", "BCAST"}, &text);
+    steps_.push_back(Step::kTracking);
+  }
   connection_.Send(io::CopyToHeap(text));
 }
 
@@ -186,6 +198,9 @@ void SubscriberLink::OnHandshakeFrame(absl::string_view frame) {
       }
       break;
     }
+    case Step::kTracking:
+      if (error) return Fail(Failure::kHandshake, absl::StrCat("CLIENT TRACKING refused: ", line));
+      break;
   }
   if (!steps_.empty()) return;
   Become(State::kOpen);
@@ -334,7 +349,28 @@ void SubscriberLink::OnFrame(const io::Rope& frame) {
   }
 }
 
+void SubscriberLink::OnInvalidation(absl::string_view frame) {
+  const std::vector<absl::string_view> elements = resp::ElementsOf(frame);
+  absl::string_view what;
+  if (elements.size() != 2 || !resp::ParseText(elements[0], &what) || what != "invalidate") {
+    return Fail(Failure::kProtocol, "a push of an unknown kind");
+  }
+  if (elements[1][0] == '_' || absl::StartsWith(elements[1], "*-1")) {
+    return observer_->OnAllInvalidated(this);
+  }
+  std::vector<absl::string_view> keys = resp::ElementsOf(elements[1]);
+  for (absl::string_view& key : keys) {
+    if (!resp::ParseText(key, &key)) return Fail(Failure::kProtocol, "a push of an unknown form");
+  }
+  observer_->OnInvalidated(this, keys);
+}
+
 void SubscriberLink::OnPush(const io::Rope& frame) {
+  if (purpose_ == Purpose::kInvalidations) {
+    const absl::Span<const io::Slice> slices = frame.slices();
+    return OnInvalidation(slices.size() == 1 ? slices[0].bytes()
+                                             : absl::string_view(frame.Flatten()));
+  }
   const auto pieces = frame.Views();
   resp::ElementReader reader(pieces);
   std::string element_scratch[3];
@@ -438,8 +474,9 @@ void SubscriberLink::Fail(Failure failure, absl::string_view why) {
   const bool connecting = failure == Failure::kConnect || state_ == State::kHandshake;
   WorkerStats* const stats = worker_->stats();
   worker_->log()->WarnEvery(
-      "subscriptions",
-      absl::StrCat(connecting ? "cannot connect for subscriptions to" : "lost subscriptions at",
+      purpose_ == Purpose::kSubscriptions ? "subscriptions" : "invalidations",
+      absl::StrCat(connecting ? "cannot connect for " : "lost the connection for ",
+                   purpose_ == Purpose::kSubscriptions ? "subscriptions" : "invalidations", " to",
                    " node ", node_->address.host, ":", node_->address.port, ": ",
                    EscapeForLog(why)));
   if (connecting) {

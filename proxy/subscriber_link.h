@@ -2,10 +2,11 @@
 
 // File: proxy/subscriber_link.h
 //
-// One worker's connection to one node for its subscriptions. Speaks RESP3, so that messages are
-// told from replies by their type. Connects again by itself while it is wanted; its owner is told
-// when it is open and when it is lost, and asks anew. A node that says nothing is asked by PING,
-// and given up when it stays silent for the reply deadline.
+// One worker's connection to one node for what the node tells by itself: the messages of its
+// subscriptions, or the keys that change there. Speaks RESP3, so that messages are told from
+// replies by their type. Connects again by itself while it is wanted; its owner is told when it is
+// open and when it is lost, and asks anew. A node that says nothing is asked by PING, and given up
+// when it stays silent for the reply deadline.
 //
 //   kIdle ─Want, may connect▶ kConnecting ─connected▶ kHandshake ─all replies matched▶ kOpen
 //   any but kIdle ─error, Stop▶ kClosing ─last completion▶ kIdle (again, if it is wanted)
@@ -16,6 +17,7 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "io/buffer_pool.h"
 #include "io/connection.h"
 #include "io/timers.h"
@@ -30,6 +32,8 @@ class Worker;
 class SubscriberLink {
  public:
   enum class State : uint8_t { kIdle, kConnecting, kHandshake, kOpen, kClosing };
+  // kInvalidations: the node is asked to tell of all keys that change before the link is open.
+  enum class Purpose : uint8_t { kSubscriptions, kInvalidations };
 
   // What the owner is told. None may destroy the link.
   class Observer {
@@ -38,25 +42,28 @@ class SubscriberLink {
     // It was open; nothing that was asked is confirmed any more.
     virtual void OnLinkLost(SubscriberLink* link) = 0;
     // The node has done what Subscribe or Unsubscribe with that number asked for.
-    virtual void OnConfirmed(SubscriberLink* link, TopicKind kind, absl::string_view name,
-                             uint64_t number, bool subscribed) = 0;
+    virtual void OnConfirmed(SubscriberLink*, TopicKind, absl::string_view /*name*/,
+                             uint64_t /*number*/, bool /*subscribed*/) {}
     // It refused; `line` is the error without '-' and CRLF.
-    virtual void OnRefused(SubscriberLink* link, TopicKind kind, absl::string_view name,
-                           uint64_t number, bool subscribing, absl::string_view line) = 0;
+    virtual void OnRefused(SubscriberLink*, TopicKind, absl::string_view /*name*/,
+                           uint64_t /*number*/, bool /*subscribing*/, absl::string_view /*line*/) {}
     // The node has ended the subscription by itself.
-    virtual void OnDropped(SubscriberLink* link, TopicKind kind, absl::string_view name) = 0;
+    virtual void OnDropped(SubscriberLink*, TopicKind, absl::string_view /*name*/) {}
     // A message for the channel. `name` is what was subscribed to; `frame` is the whole push.
-    virtual void OnPublished(SubscriberLink* link, TopicKind kind, absl::string_view name,
-                             absl::string_view channel, const io::Rope& frame) = 0;
+    virtual void OnPublished(SubscriberLink*, TopicKind, absl::string_view /*name*/,
+                             absl::string_view /*channel*/, const io::Rope& /*frame*/) {}
+    // These keys have changed; or: all may have.
+    virtual void OnInvalidated(SubscriberLink*, absl::Span<const absl::string_view> /*keys*/) {}
+    virtual void OnAllInvalidated(SubscriberLink*) {}
     virtual void MarkDirty(SubscriberLink* link) = 0;
 
    protected:
     ~Observer() = default;
   };
 
-  // All outlive it. `index` names it in completions (Party::kSubscriber).
-  SubscriberLink(Worker* worker, Observer* observer, uint32_t index, uint32_t generation,
-                 std::string node_id);
+  // All outlive it. `index` names it in completions (of Party::kSubscriber or kTracking).
+  SubscriberLink(Worker* worker, Observer* observer, Purpose purpose, uint32_t index,
+                 uint32_t generation, std::string node_id);
   ~SubscriberLink();
   SubscriberLink(const SubscriberLink&) = delete;
   SubscriberLink& operator=(const SubscriberLink&) = delete;
@@ -86,7 +93,7 @@ class SubscriberLink {
   bool dirty = false;  // on the owner's list for this turn
 
  private:
-  enum class Step : uint8_t { kAuth, kHello, kSetName, kMyId };
+  enum class Step : uint8_t { kAuth, kHello, kSetName, kMyId, kTracking };
   enum class Op : uint8_t { kSubscribe, kUnsubscribe, kPing };
   struct Expected {
     Op op;
@@ -107,6 +114,7 @@ class SubscriberLink {
   void ClearPartial();
   void OnFrame(const io::Rope& frame);
   void OnPush(const io::Rope& frame);
+  void OnInvalidation(absl::string_view frame);
   void OnErrorReply(const io::Rope& frame);
   uint64_t Ask(Op op, TopicKind kind, absl::string_view name);
   void Ping();
@@ -121,6 +129,7 @@ class SubscriberLink {
 
   Worker* const worker_;
   Observer* const observer_;
+  const Purpose purpose_;
   const uint32_t index_;
   const std::string node_id_;
   State state_ = State::kIdle;

@@ -210,7 +210,8 @@ SubscriberLink* Subscriptions::LinkTo(absl::string_view node_id) {
     generation = links_[index].link->generation();
   }
   links_[index].link =
-      std::make_unique<SubscriberLink>(worker_, this, index, generation, std::string(node_id));
+      std::make_unique<SubscriberLink>(worker_, this, SubscriberLink::Purpose::kSubscriptions,
+                                       index, generation, std::string(node_id));
   by_node_[std::string(node_id)] = index;
   return links_[index].link.get();
 }

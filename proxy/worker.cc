@@ -83,6 +83,7 @@ Worker::Worker(Environment environment)
                                                            : nullptr),
       subscriptions_(this,
                      own_table_ != nullptr ? own_table_.get() : environment.subscription_table),
+      tracking_(this),
       own_scripts_(environment.script_table == nullptr ? std::make_unique<ScriptTable>() : nullptr),
       script_repairs_(this,
                       own_scripts_ != nullptr ? own_scripts_.get() : environment.script_table),
@@ -104,7 +105,8 @@ void Worker::Run() {
 bool Worker::Turn(absl::Duration limit) {
   if (finished_) return false;
   const bool work_left = !run_list_.empty() || !wake_list_.empty() || !dirty_clients_.empty() ||
-                         !dirty_backends_.empty() || subscriptions_.work_left();
+                         !dirty_backends_.empty() || subscriptions_.work_left() ||
+                         tracking_.work_left();
   if (work_left) {
     limit = absl::ZeroDuration();
   } else {
@@ -170,6 +172,8 @@ void Worker::Handle(io::Completion* completion) {
     }
     case Party::kSubscriber:
       return subscriptions_.OnCompletion(completion);
+    case Party::kTracking:
+      return tracking_.OnCompletion(completion);
     case Party::kHandover:
       finished_ = true;  // the report of the drain is delivered, or nobody is there to take it
       return;
@@ -195,6 +199,8 @@ void Worker::OnMessage(const io::Completion& message) {
       return client_queries_.OnQueries();
     case MessageKind::kClientAnswer:
       return client_queries_.OnAnswers();
+    case MessageKind::kRedirectedInvalidation:
+      return tracking_.OnRedirected();
     default:
       return;
   }
@@ -287,6 +293,11 @@ void Worker::SendQuery(const ClientQuery& query) {
 void Worker::SendAnswer(ClientAnswer answer) {
   control_mail_->answers.Put(std::move(answer));
   PostToControl(MessageKind::kQueryAnswered);
+}
+
+void Worker::SendRedirected(RedirectedInvalidation redirected) {
+  control_mail_->redirected.Put(std::move(redirected));
+  PostToControl(MessageKind::kInvalidationRedirected);
 }
 
 void Worker::PostToControl(MessageKind kind, uint64_t value) {
@@ -390,6 +401,7 @@ void Worker::WakeTimerFired(void* self) {
 // Flushing may mark others; what is marked too late for this pass has its turn in the next.
 void Worker::FlushAll() {
   subscriptions_.Flush();
+  tracking_.Flush();
   for (size_t i = 0; i < dirty_backends_.size(); ++i) dirty_backends_[i]->Flush();
   dirty_backends_.clear();
   for (size_t i = 0; i < dirty_clients_.size(); ++i) dirty_clients_[i]->Flush();
@@ -408,6 +420,7 @@ void Worker::AdoptCluster() {
   ++topology_number_;
   backend_pool_.Adopt(*cluster_);
   subscriptions_.OnTopology();
+  tracking_.OnTopology();
   stats_->topology_swaps.Add(1);
   WakeAllWaiting();
 }
@@ -537,6 +550,7 @@ void Worker::ForceClose() {
     if (backends_[i] != nullptr) backends_[i]->Fail(Backend::Failure::kRetired, "");
   }
   subscriptions_.Close();
+  tracking_.Close();
 }
 
 // What the kernel still sends without a copy is not waited for: to a peer that takes nothing any
@@ -546,10 +560,12 @@ void Worker::CheckDrained() {
   if (!draining_ || reported_ || !absl::c_all_of(clients_, settled)) return;
   backend_pool_.Close();
   subscriptions_.Close();
+  tracking_.Close();
   for (size_t i = 0; i < backends_.size(); ++i) {
     if (backends_[i] != nullptr && backends_[i]->usable()) backends_[i]->Retire();
   }
-  if (!absl::c_all_of(backends_, settled) || !subscriptions_.closed()) return;
+  if (!absl::c_all_of(backends_, settled)) return;
+  if (!subscriptions_.closed() || !tracking_.closed()) return;
   reported_ = true;
   wake_timer_.Stop();
   client_queries_.Close();

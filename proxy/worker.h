@@ -37,6 +37,7 @@
 #include "proxy/stats.h"
 #include "proxy/subscription_table.h"
 #include "proxy/subscriptions.h"
+#include "proxy/tracking.h"
 
 namespace proxy {
 
@@ -84,12 +85,14 @@ class Worker {
   Dispatcher* dispatcher() { return &dispatcher_; }
   BackendPool* backends() { return &backend_pool_; }
   Subscriptions* subscriptions() { return &subscriptions_; }
+  Tracking* tracking() { return &tracking_; }
   ScriptRepairs* script_repairs() { return &script_repairs_; }
   EvalRecorder* eval_recorder() { return &eval_recorder_; }
   ClientQueries* client_queries() { return &client_queries_; }
   WorkerMail* mail() { return mail_; }
   void SendQuery(const ClientQuery& query);
   void SendAnswer(ClientAnswer answer);
+  void SendRedirected(RedirectedInvalidation redirected);
   const Config& config() const { return *config_; }
   const ClusterState* cluster() const { return cluster_.get(); }  // null until a topology is there
   // What the nodes say of themselves, or what is assumed until they have.
@@ -115,7 +118,8 @@ class Worker {
   const StatsRegistry* all_stats() const { return all_stats_; }
   absl::Time now() const { return now_; }
   uint32_t index() const { return index_; }
-  uint64_t NextClientId() { return ++last_client_id_ * config_->workers + index_; }
+  uint64_t NextClientId() { return MakeClientId(++last_client_id_, index_, config_->workers); }
+  bool IsOwnClientId(uint64_t id) const { return WorkerOfClient(id, config_->workers) == index_; }
   // Uniform in [0, n).
   uint64_t Random(uint64_t n) { return n == 0 ? 0 : random_() % n; }
   // `d` ± 25 %.
@@ -228,6 +232,7 @@ class Worker {
   BackendPool backend_pool_;
   const std::unique_ptr<SubscriptionTable> own_table_;  // null: it was given one
   Subscriptions subscriptions_;
+  Tracking tracking_;
   const std::unique_ptr<ScriptTable> own_scripts_;  // null: it was given one
   ScriptRepairs script_repairs_;
   EvalRecorder eval_recorder_;

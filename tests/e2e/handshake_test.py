@@ -280,7 +280,7 @@ class RefusedTest(FakeClusterTestCase):
                                                                       "ASKING")):
                 continue  # of the servers among themselves
             container = name.split("|")[0]
-            if container in ("FUNCTION", "LATENCY", "MEMORY", "OBJECT", "PUBSUB", "SLOWLOG",
+            if container in ("CLIENT", "FUNCTION", "LATENCY", "MEMORY", "OBJECT", "PUBSUB", "SLOWLOG",
                              "XGROUP", "XINFO"):
                 continue
             self.assertRegex(refused, r"`%s\b" % container, name)
@@ -292,7 +292,7 @@ class RefusedTest(FakeClusterTestCase):
         other = self.client(proxy)
         other.call("SET", "k", "v")
         cluster.clear_log()
-        for command in (("MONITOR",), ("CLIENT", "TRACKING", "ON"), ("ASKING",), ("SYNC",),
+        for command in (("MONITOR",), ("ASKING",), ("SYNC",),
                         ("PSYNC", "?", "-1"), ("SHUTDOWN",), ("DEBUG", "SLEEP", "0"),
                         ("CLUSTER", "RESET"), ("CLUSTER", "SETSLOT", "1", "STABLE"),
                         ("REPLICAOF", "NO", "ONE"), ("SLAVEOF", "NO", "ONE"), ("FAILOVER",),

@@ -43,7 +43,7 @@ class FlagsTest(FakeClusterTestCase):
                      "read-prefer", "debug-addr", "workers", "backend-username",
                      "backend-password-file", "requirepass-file", "config", "max-clients",
                      "memory-limit", "max-args", "max-bulk-bytes", "max-client-requests",
-                     "max-client-output", "drain-timeout", "ring-entries", "zero-copy-send",
+                     "max-client-output", "tracking-table-max-keys", "drain-timeout", "ring-entries", "zero-copy-send",
                      "zero-copy-min-bytes", "disable-feature", "pin", "busy-poll", "sqpoll",
                      "help", "version"):
             self.assertIn("--" + flag, text)

@@ -117,6 +117,7 @@ TEST_F(ConfigTest, EveryFlagReachesItsField) {
       "--max-bulk-bytes=12kb",
       "--max-client-requests=13",
       "--max-client-output=14mb",
+      "--tracking-table-max-keys=18",
       "--drain-timeout=15s",
       "--workers=16",
       "--ring-entries=512",
@@ -149,6 +150,7 @@ TEST_F(ConfigTest, EveryFlagReachesItsField) {
   EXPECT_EQ(config->bulk_bytes_max, 12 << 10);
   EXPECT_EQ(config->requests_per_client_max, 13u);
   EXPECT_EQ(config->client_output_bytes_max, 14u << 20);
+  EXPECT_EQ(config->tracking_keys_max, 18u);
   EXPECT_EQ(config->drain_timeout, absl::Seconds(15));
   EXPECT_EQ(config->workers, 16u);
   EXPECT_EQ(config->ring_entries, 512u);

@@ -6,7 +6,6 @@
 #include <random>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
@@ -99,12 +98,11 @@ TEST(TrackingTableTest, AgreesWithAModel) {
   for (int step = 0; step < 20000; ++step) {
     const std::string key = absl::StrCat("k", random() % 200);
     if (random() % 3 == 0) {
-      std::vector<std::pair<uint32_t, uint32_t>> readers;
+      std::map<uint32_t, uint32_t> readers;
       for (const Reader& reader : table.Take(key)) {
-        readers.emplace_back(reader.client, reader.session);
+        readers[reader.client] = reader.session;
       }
-      const std::map<uint32_t, uint32_t> wanted = std::exchange(model[key], {});
-      ASSERT_TRUE(std::equal(readers.begin(), readers.end(), wanted.begin(), wanted.end()));
+      ASSERT_EQ(readers, (std::exchange(model[key], {})));
     } else if (random() % 2000 == 0) {
       table.Clear();
       table.FreeSome();

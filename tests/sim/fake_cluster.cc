@@ -139,6 +139,7 @@ struct FakeNode::Connection final : Stream::Observer {
   bool readonly = false;
   bool asking = false;
   bool authenticated = false;
+  bool tracking = false;  // is told of all changes
   bool ready = false;     // on the node's list
   bool had_data = false;  // a data command has come
   Nanos not_before = 0;   // not looked at
@@ -226,6 +227,11 @@ void FakeNode::HoldReplies(bool hold) {
   hold_replies_ = hold;
   if (hold) return;
   for (const std::unique_ptr<Connection>& connection : connections_) Flush(connection.get());
+}
+
+void FakeNode::HoldAllButInvalidations(bool hold) {
+  hold_all_but_invalidations_ = hold;
+  if (!hold) HoldReplies(false);
 }
 
 void FakeNode::AnswerNext(absl::string_view command, std::string reply) {
@@ -426,6 +432,10 @@ void FakeNode::ExecuteOnConnection(Connection* connection, absl::string_view nam
     connection->name = std::string(args[2]);
     return Reply(connection, "+OK\r\n");
   }
+  if (name == "CLIENT TRACKING") {  // ON BCAST
+    connection->tracking = true;
+    return Reply(connection, "+OK\r\n");
+  }
   if (name == "CLIENT ID") {
     return Reply(connection, Integer(static_cast<int64_t>(connection->client_id)));
   }
@@ -536,13 +546,18 @@ std::string FakeNode::RunOnAllKeys(absl::string_view name) {
   if (name == "FLUSHALL" && !IsPrimary()) return ErrorLine(kReadOnly);
   int64_t count = 0;
   std::string elements;
+  flushing_ = name == "FLUSHALL";
   for (uint32_t key = 0; key < data_.size(); ++key) {
     if (data_[key] == nullptr) continue;
     ++count;
     absl::StrAppend(&elements, Bulk(cluster_->keys_.name(key)));
     if (name == "FLUSHALL") Write(key, 0, nullptr);
   }
-  if (name == "FLUSHALL") return "+OK\r\n";
+  flushing_ = false;
+  if (name == "FLUSHALL") {
+    TellOfAll();
+    return "+OK\r\n";
+  }
   return name == "DBSIZE" ? Integer(count) : absl::StrCat("*", count, "\r\n", elements);
 }
 
@@ -656,6 +671,34 @@ void FakeNode::DeliverDue() {
   }
   bus_.Stop();
   if (!published_.empty()) bus_.Set(published_.front().due);
+}
+
+// --- tracking
+
+void FakeNode::TellOfChange(absl::string_view key) {
+  if (!flushing_) TellTrackers(absl::StrCat("*1\r\n", Bulk(key)));
+}
+
+void FakeNode::TellTrackers(absl::string_view value) {
+  const std::string push = absl::StrCat(">2\r\n", Bulk("invalidate"), value);
+  for (const std::unique_ptr<Connection>& connection : connections_) {
+    if (connection->stream == nullptr || !connection->tracking) continue;
+    connection->output.Append(push.data(), push.size());
+    Flush(connection.get());
+  }
+}
+
+size_t FakeNode::Trackers() const {
+  return static_cast<size_t>(
+      std::count_if(connections_.begin(), connections_.end(), [](const auto& connection) {
+        return connection->stream != nullptr && connection->tracking;
+      }));
+}
+
+void FakeNode::DropTrackers() {
+  for (const std::unique_ptr<Connection>& connection : connections_) {
+    if (connection->stream != nullptr && connection->tracking) Close(connection.get(), true);
+  }
 }
 
 // Who is subscribed to a shard channel whose slot has left is told that this is over.
@@ -1037,6 +1080,7 @@ void FakeNode::Write(uint32_t key, uint64_t id, ValuePtr value) {
   if (data_.size() <= key) data_.resize(cluster_->keys_.size());
   cluster_->Replicate(number_, key, id, value);
   data_[key] = std::move(value);
+  TellOfChange(cluster_->keys_.name(key));
 }
 
 void FakeNode::ApplyEffects(bool all) {
@@ -1044,6 +1088,7 @@ void FakeNode::ApplyEffects(bool all) {
     Effect& effect = effects_.front();
     if (data_.size() <= effect.key) data_.resize(effect.key + 1);
     data_[effect.key] = std::move(effect.value);
+    TellOfChange(cluster_->keys_.name(effect.key));
     effects_.pop_front();
   }
 }
@@ -1103,6 +1148,7 @@ void FakeNode::Reply(Connection* connection, absl::string_view bytes) {
 
 void FakeNode::Flush(Connection* connection) {
   if (connection->stream == nullptr || hold_replies_) return;
+  if (hold_all_but_invalidations_ && !connection->tracking) return;
   while (!connection->output.empty()) {
     const absl::string_view bytes = connection->output.view();
     const ssize_t n = connection->stream->Write(bytes.data(), bytes.size());

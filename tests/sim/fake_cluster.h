@@ -128,6 +128,8 @@ class FakeNode final : public Listener::Observer {
   void SetHung(bool hung);
   // Executes, but sends nothing.
   void HoldReplies(bool hold);
+  // The same, but for what it tells of changes (CLIENT TRACKING).
+  void HoldAllButInvalidations(bool hold);
   // Ends: connections are reset. Data and view stay on its disk.
   void Kill();
   void Start(const io::Endpoint& address);
@@ -152,6 +154,10 @@ class FakeNode final : public Listener::Observer {
   // How many of its connections are subscribed to it ("channel", "pattern" or "shard" with a colon
   // before the name).
   size_t Subscribers(absl::string_view topic) const;
+  // How many of its connections are told of all keys that change.
+  size_t Trackers() const;
+  // These connections are reset.
+  void DropTrackers();
   // Bytes that nobody asked for, on every connection that has had a data command.
   void SendUnasked(absl::string_view bytes);
 
@@ -208,6 +214,10 @@ class FakeNode final : public Listener::Observer {
   int Deliver(absl::string_view channel, absl::string_view text, bool shard);
   void EndLostShardChannels();
   void DeliverDue();
+  // To those who track: the key has changed; without one: all have.
+  void TellOfChange(absl::string_view key);
+  void TellOfAll() { TellTrackers("_\r\n"); }
+  void TellTrackers(absl::string_view value);
   static void BusFired(void* self) { static_cast<FakeNode*>(self)->DeliverDue(); }
   // Null: go on. Else the error line.
   std::string Refusal(Connection* connection, bool write, absl::Span<const uint32_t> keys);
@@ -258,6 +268,8 @@ class FakeNode final : public Listener::Observer {
   bool needs_copy_ = false;                     // it has missed what its primary did
   bool hung_ = false;
   bool hold_replies_ = false;
+  bool hold_all_but_invalidations_ = false;
+  bool flushing_ = false;  // all keys at once: nothing is told of single ones
   bool loading_ = false;
   bool cluster_down_ = false;
   bool rejoining_ = false;  // a restarted primary that has not heard yet what it has missed

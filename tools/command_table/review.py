@@ -118,11 +118,11 @@ REVIEWED_SERVE = {
         "concerns the proxy's clients": "CLIENT|KILL CLIENT|LIST CLIENT|UNBLOCK",
         "lets the proxy's clients wait: others are the nodes' matter": "CLIENT|PAUSE CLIENT|UNPAUSE",
         "the proxy drops the replies": "CLIENT|REPLY",
+        "each worker is told by all primaries what changes, and tells its clients":
+            "CLIENT|CACHING CLIENT|TRACKING",
     },
     "kNotYet": {
         "sees what all nodes do": "MONITOR",
-        "describes or changes the proxy's clients":
-            "CLIENT|CACHING CLIENT|TRACKING",
     },
     "kRefused": {
         "a container: only its subcommands are served":
