@@ -33,16 +33,6 @@ constexpr size_t kHandshakeFrameBytesMax = 64 << 10;
 constexpr absl::string_view kTimeoutError = "ERR proxy: backend timeout (outcome unknown)";
 constexpr absl::string_view kProtocolError = "ERR proxy: backend protocol error (outcome unknown)";
 
-bool IsError(absl::string_view frame) {
-  return !frame.empty() && (frame[0] == '-' || frame[0] == '!');
-}
-
-absl::string_view ErrorLine(absl::string_view frame) {
-  frame.remove_prefix(1);
-  const size_t end = frame.find('\r');
-  return frame.substr(0, end);
-}
-
 // True for a refusal that says nothing about the connection: the user lacks the right, or the node
 // is still loading its data, or busy with a script (which only another connection can end).
 bool IsTolerableRefusal(absl::string_view line) {
@@ -109,45 +99,44 @@ void Backend::OnConnect(const io::Completion& completion) {
 
 void Backend::SendHandshake() {
   const Config& config = worker_->config();
-  std::string text;
-  if (!config.backend_password.empty()) {
-    if (config.backend_username.empty()) {
-      resp::AppendCommand({"AUTH", config.backend_password}, &text);
-    } else {
-      resp::AppendCommand({"AUTH", config.backend_username, config.backend_password}, &text);
-    }
-    steps_.push_back(Step::kAuth);
-  }
-  if (options_.protocol == resp::Protocol::kResp3) {
-    resp::AppendCommand({"HELLO", "3"}, &text);
-    steps_.push_back(Step::kHello);
-  }
+  handshake_ = std::make_unique<NodeHandshake>();
+  NodeHandshake& handshake = *handshake_;
+  handshake.AddAuth(config.backend_username, config.backend_password);
+  if (options_.protocol == resp::Protocol::kResp3) handshake.AddRequired({"HELLO", "3"});
   name_ = absl::StrCat(worker_->instance_name(), "-", index_, "-", generation_);
-  resp::AppendCommand({"CLIENT", "SETNAME", name_}, &text);
-  steps_.push_back(Step::kSetName);
-  resp::AppendCommand({"CLIENT", "ID"}, &text);
-  steps_.push_back(Step::kClientId);
-  resp::AppendCommand({"CLUSTER", "MYID"}, &text);
-  steps_.push_back(Step::kMyId);
+  handshake.Add({"CLIENT", "SETNAME", name_}, [this](absl::string_view frame) {
+    if (IsErrorFrame(frame)) name_.clear();
+    return absl::OkStatus();
+  });
+  handshake.Add({"CLIENT", "ID"}, [this](absl::string_view frame) {
+    if (!resp::ParseInteger(frame, &client_id_)) client_id_ = 0;
+    return absl::OkStatus();
+  });
+  handshake.AddMyId(node_->id, &IsTolerableRefusal);
   if (options_.read_only) {
-    resp::AppendCommand({"READONLY"}, &text);
-    steps_.push_back(Step::kReadOnly);
+    handshake.AddRequired({"READONLY"});
   } else {
     // A user without the right to MULTI would run the commands of a burst one by one.
-    resp::AppendCommand({"MULTI"}, &text);
-    steps_.push_back(Step::kMulti);
-    resp::AppendCommand({"DISCARD"}, &text);
-    steps_.push_back(Step::kDiscard);
+    handshake.Add({"MULTI"}, [this](absl::string_view frame) {
+      may_multi_ = !IsErrorFrame(frame);
+      return absl::OkStatus();
+    });
+    handshake.Add({"DISCARD"}, [this](absl::string_view frame) {
+      if (!IsErrorFrame(frame) || !may_multi_) return absl::OkStatus();
+      return absl::UnavailableError(absl::StrCat("DISCARD refused: ", ErrorLineOf(frame)));
+    });
   }
   // What an earlier connection to this node may still hold unread must not run after what this one
   // will have had acknowledged.
-  fencing_.assign(node_->old_connections.begin(), node_->old_connections.end());
   fences_seen_ = node_->fences;
-  for (const OldConnection& old : fencing_) {
-    resp::AppendCommand({"CLIENT", "LIST", "ID", absl::StrCat(old.client_id)}, &text);
-    steps_.push_back(Step::kFenceList);
+  for (const OldConnection& old : node_->old_connections) {
+    handshake.Add({"CLIENT", "LIST", "ID", absl::StrCat(old.client_id)},
+                  [this, old](absl::string_view frame) {
+                    OnFenceList(old, frame);
+                    return absl::OkStatus();
+                  });
   }
-  connection_.Send(io::CopyToHeap(text));
+  connection_.Send(io::CopyToHeap(handshake.TakeCommands()));
 }
 
 void Backend::TakeHandshake(const io::Slice& data) {
@@ -163,98 +152,46 @@ void Backend::TakeHandshake(const io::Slice& data) {
     handshake_frame_.append(bytes.data(), result.consumed);
     bytes.remove_prefix(result.consumed);
     if (result.status == resp::ScanStatus::kNeedMore) return;
-    if (steps_.empty()) return Fail(Failure::kHandshake, "surplus reply");
-    const std::string frame = std::move(handshake_frame_);
-    handshake_frame_.clear();
-    OnHandshakeFrame(frame);
+    const std::string frame = std::exchange(handshake_frame_, {});
+    const absl::Status status = handshake_->TakeReply(frame);
+    if (absl::IsNotFound(status)) worker_->HintRefresh("");
+    if (absl::IsPermissionDenied(status)) worker_->stats()->backend_auth_failures.Add(1);
+    if (!status.ok()) {
+      return Fail(absl::IsPermissionDenied(status) ? Failure::kAuth : Failure::kHandshake,
+                  std::string(status.message()));
+    }
+    if (state_ == State::kHandshake && handshake_->done()) FinishHandshake();
   }
   if (!bytes.empty() && state_ != State::kClosing) Fail(Failure::kProtocol, "surplus reply");
 }
 
-void Backend::OnHandshakeFrame(absl::string_view frame) {
-  const Step step = steps_.front();
-  steps_.pop_front();
-  const bool error = IsError(frame);
-  const absl::string_view line = error ? ErrorLine(frame) : absl::string_view();
-  switch (step) {
-    case Step::kAuth:
-      if (error) {
-        worker_->stats()->backend_auth_failures.Add(1);
-        // The node's text may name users; only its first word is told.
-        return Fail(Failure::kAuth, absl::StrCat("AUTH refused: ", line.substr(0, line.find(' '))));
-      }
-      break;
-    case Step::kHello:
-      if (error) return Fail(Failure::kHandshake, absl::StrCat("HELLO 3 refused: ", line));
-      break;
-    case Step::kSetName:
-      if (error) name_.clear();
-      break;
-    case Step::kClientId:
-      if (error || !resp::ParseInteger(frame, &client_id_)) client_id_ = 0;
-      break;
-    case Step::kMyId: {
-      if (error && IsTolerableRefusal(line)) break;
-      absl::string_view id;
-      if (!resp::ParseText(frame, &id)) {
-        return Fail(Failure::kHandshake, absl::StrCat("CLUSTER MYID failed: ", line));
-      }
-      if (id != node_->id) {
-        worker_->HintRefresh("");
-        return Fail(Failure::kHandshake, "another node has this address now");
-      }
-      break;
-    }
-    case Step::kReadOnly:
-      if (error) return Fail(Failure::kHandshake, absl::StrCat("READONLY refused: ", line));
-      break;
-    case Step::kMulti:
-      may_multi_ = !error;
-      break;
-    case Step::kDiscard:
-      if (error && may_multi_) {
-        return Fail(Failure::kHandshake, absl::StrCat("DISCARD refused: ", line));
-      }
-      break;
-    case Step::kFenceList: {
-      const OldConnection& old = fencing_.front();
-      absl::string_view list;
-      const bool there = !error && !old.name.empty() && resp::ParseText(frame, &list) &&
-                         absl::StrContains(list, absl::StrCat(" name=", old.name, " "));
-      if (error) {
-        worker_->log()->WarnEvery(
-            "fence", absl::StrCat("cannot look for an old connection at node ", node_->address.host,
-                                  ":", node_->address.port, ": ", line));
-      }
-      if (there) {
-        std::string text;
-        resp::AppendCommand({"CLIENT", "KILL", "ID", absl::StrCat(old.client_id)}, &text);
-        connection_.Send(io::CopyToHeap(text));
-        connection_.Flush();
-        steps_.push_back(Step::kFenceKill);
-        // Asked about all before the first is ended: the replies come in the same order.
-        fencing_.push_back(old);
-      } else {
-        worker_->backends()->OnFenced(node_, old);
-      }
-      fencing_.pop_front();
-      break;
-    }
-    case Step::kFenceKill:
-      if (error) {
-        worker_->log()->WarnEvery(
-            "fence", absl::StrCat("cannot end an old connection at node ", node_->address.host, ":",
-                                  node_->address.port, ": ", line));
-      }
-      worker_->backends()->OnFenced(node_, fencing_.front());
-      fencing_.pop_front();
-      break;
-  }
-  if (steps_.empty()) FinishHandshake();
+// What the node says of the old connection: it is ended there if it is there.
+void Backend::OnFenceList(const OldConnection& old, absl::string_view frame) {
+  absl::string_view list;
+  const bool error = IsErrorFrame(frame);
+  if (error) WarnOfFence("look for", ErrorLineOf(frame));
+  const bool there = !error && !old.name.empty() && resp::ParseText(frame, &list) &&
+                     absl::StrContains(list, absl::StrCat(" name=", old.name, " "));
+  if (!there) return worker_->backends()->OnFenced(node_, old);
+  handshake_->Add({"CLIENT", "KILL", "ID", absl::StrCat(old.client_id)},
+                  [this, old](absl::string_view reply) {
+                    if (IsErrorFrame(reply)) WarnOfFence("end", ErrorLineOf(reply));
+                    worker_->backends()->OnFenced(node_, old);
+                    return absl::OkStatus();
+                  });
+  connection_.Send(io::CopyToHeap(handshake_->TakeCommands()));
+  connection_.Flush();
+}
+
+void Backend::WarnOfFence(absl::string_view what, absl::string_view line) {
+  worker_->log()->WarnEvery(
+      "fence", absl::StrCat("cannot ", what, " an old connection at node ", node_->address.host,
+                            ":", node_->address.port, ": ", line));
 }
 
 void Backend::FinishHandshake() {
   timer_.Stop();
+  handshake_.reset();
   Become(State::kOpen);
   worker_->backends()->OnOpen(node_);
   if (!options_.is_private) worker_->script_repairs()->GiveAll(this);
@@ -685,7 +622,7 @@ void Backend::Fail(Failure failure, absl::string_view why) {
   if (failure != Failure::kRetired) worker_->HintRefresh("");
   for (const Waiter& waiter : waiters_) worker_->WakeClient(waiter.index, waiter.generation);
   waiters_.clear();
-  fencing_.clear();
+  handshake_.reset();
   if (connection_.state() == io::Connection::State::kOpen) connection_.BeginClose();
   if (connection_.closed()) Settle();
 }

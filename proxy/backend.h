@@ -22,6 +22,7 @@
 #include "io/connection.h"
 #include "io/timers.h"
 #include "proxy/fifo.h"
+#include "proxy/node_handshake.h"
 #include "proxy/pending_ring.h"
 #include "proxy/request.h"
 #include "proxy/script_repairs.h"
@@ -138,23 +139,10 @@ class Backend {
   bool dirty = false;  // on the worker's list for this turn
 
  private:
-  // One command of the handshake and what its reply means.
-  enum class Step : uint8_t {
-    kAuth,
-    kHello,
-    kSetName,
-    kClientId,
-    kMyId,
-    kReadOnly,
-    kMulti,
-    kDiscard,
-    kFenceList,
-    kFenceKill
-  };
-
   void Become(State next);
   void SendHandshake();
-  void OnHandshakeFrame(absl::string_view frame);
+  void OnFenceList(const OldConnection& old, absl::string_view frame);
+  void WarnOfFence(absl::string_view what, absl::string_view line);
   void FinishHandshake();
   void TakeReplies(io::Slice data);
   void TakeHandshake(const io::Slice& data);
@@ -198,13 +186,12 @@ class Backend {
   };
   std::vector<Waiter> waiters_;
 
-  std::deque<Step> steps_;             // handshake replies still awaited
-  std::string handshake_frame_;        // a handshake reply in pieces
-  std::deque<OldConnection> fencing_;  // those this handshake asks about, in order
-  uint64_t fences_seen_ = 0;           // NodeBackends::fences when the handshake was sent
-  uint64_t ping_end_ = 0;              // of the PING of ours that is out; 0: none is
-  int64_t client_id_ = 0;              // ours at the node
-  bool may_multi_ = false;             // the node lets us: it has said so in the handshake
+  std::unique_ptr<NodeHandshake> handshake_;  // while kHandshake
+  std::string handshake_frame_;               // a reply to it in pieces
+  uint64_t fences_seen_ = 0;                  // NodeBackends::fences when the handshake was sent
+  uint64_t ping_end_ = 0;                     // of the PING of ours that is out; 0: none is
+  int64_t client_id_ = 0;                     // ours at the node
+  bool may_multi_ = false;                    // the node lets us: it has said so in the handshake
   bool leased_ = false;
   std::unique_ptr<GivenScripts> given_scripts_;  // null: none
   std::string name_;                             // ours at the node

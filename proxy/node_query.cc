@@ -8,6 +8,7 @@
 #include "io/buffer_pool.h"
 #include "io/slice.h"
 #include "proxy/log.h"
+#include "proxy/node_handshake.h"
 #include "resp/encoder.h"
 
 namespace proxy {
@@ -15,16 +16,6 @@ namespace {
 
 constexpr uint32_t kGenerationMask = 0xffffff;  // what a token holds of it
 constexpr size_t kLargeBytes = 64 << 10;
-
-std::string AuthCommand(const NodeQuery::Options& options) {
-  std::string text;
-  if (options.username.empty()) {
-    resp::AppendCommand({"AUTH", options.password}, &text);
-  } else {
-    resp::AppendCommand({"AUTH", options.username, options.password}, &text);
-  }
-  return text;
-}
 
 // The node's text may name users or quote what it was sent: only its first word is told.
 std::string FirstWord(absl::string_view error_frame) {
@@ -60,7 +51,7 @@ void NodeQuery::Start(absl::Time now, const io::Endpoint& node, const Options& o
   options_ = options;
   done_ = std::move(done);
   auth_due_ = !options.password.empty();
-  request_ = auth_due_ ? AuthCommand(options) : std::string();
+  request_ = auth_due_ ? AuthCommand(options.username, options.password) : std::string();
   for (const std::string& command : commands) request_ += command;
   replies_due_ = commands.size();
   replies_.clear();

@@ -37,15 +37,6 @@ constexpr Names kNames[kTopicKinds] = {
 
 const Names& NamesOf(TopicKind kind) { return kNames[static_cast<size_t>(kind)]; }
 
-bool IsError(absl::string_view frame) {
-  return !frame.empty() && (frame[0] == '-' || frame[0] == '!');
-}
-
-absl::string_view ErrorLine(absl::string_view frame) {
-  frame.remove_prefix(1);
-  return frame.substr(0, frame.find('\r'));
-}
-
 }  // namespace
 
 SubscriberLink::SubscriberLink(Worker* worker, Observer* observer, Purpose purpose, uint32_t index,
@@ -142,67 +133,26 @@ void SubscriberLink::OnConnect(const io::Completion& completion) {
 
 void SubscriberLink::SendHandshake() {
   const Config& config = worker_->config();
-  std::string text;
-  if (!config.backend_password.empty()) {
-    if (config.backend_username.empty()) {
-      resp::AppendCommand({"AUTH", config.backend_password}, &text);
-    } else {
-      resp::AppendCommand({"AUTH", config.backend_username, config.backend_password}, &text);
-    }
-    steps_.push_back(Step::kAuth);
-  }
-  resp::AppendCommand({"HELLO", "3"}, &text);
-  steps_.push_back(Step::kHello);
   const bool tracks = purpose_ == Purpose::kInvalidations;
-  resp::AppendCommand(
-      {"CLIENT", "SETNAME", absl::StrCat(worker_->instance_name(), tracks ? "-track" : "-sub")},
-      &text);
-  steps_.push_back(Step::kSetName);
-  resp::AppendCommand({"CLUSTER", "MYID"}, &text);
-  steps_.push_back(Step::kMyId);
-  if (tracks) {
-    // The last: what comes behind its reply is what the node tells of.
-    resp::AppendCommand({"CLIENT", "TRACKING", "ON", "BCAST"}, &text);
-    steps_.push_back(Step::kTracking);
-  }
-  connection_.Send(io::CopyToHeap(text));
+  handshake_ = std::make_unique<NodeHandshake>();
+  handshake_->AddAuth(config.backend_username, config.backend_password);
+  handshake_->AddRequired({"HELLO", "3"});
+  handshake_->Add(
+      {"CLIENT", "SETNAME", absl::StrCat(worker_->instance_name(), tracks ? "-track" : "-sub")});
+  handshake_->AddMyId(node_id_,
+                      [](absl::string_view line) { return absl::StartsWith(line, "NOPERM"); });
+  // The last: what comes behind its reply is what the node tells of.
+  if (tracks) handshake_->AddRequired({"CLIENT", "TRACKING", "ON", "BCAST"});
+  connection_.Send(io::CopyToHeap(handshake_->TakeCommands()));
 }
 
 void SubscriberLink::OnHandshakeFrame(absl::string_view frame) {
-  if (steps_.empty()) return Fail(Failure::kHandshake, "surplus reply");
-  const Step step = steps_.front();
-  steps_.pop_front();
-  const bool error = IsError(frame);
-  // The node's text may name users: of a refused AUTH only the first word is told.
-  const absl::string_view line = error ? ErrorLine(frame) : absl::string_view();
-  switch (step) {
-    case Step::kAuth:
-      if (!error) break;
-      worker_->stats()->backend_auth_failures.Add(1);
-      return Fail(Failure::kHandshake,
-                  absl::StrCat("AUTH refused: ", line.substr(0, line.find(' '))));
-    case Step::kHello:
-      if (error) return Fail(Failure::kHandshake, absl::StrCat("HELLO 3 refused: ", line));
-      break;
-    case Step::kSetName:
-      break;
-    case Step::kMyId: {
-      if (error && absl::StartsWith(line, "NOPERM")) break;
-      absl::string_view id;
-      if (!resp::ParseText(frame, &id)) {
-        return Fail(Failure::kHandshake, absl::StrCat("CLUSTER MYID failed: ", line));
-      }
-      if (id != node_id_) {
-        worker_->HintRefresh("");
-        return Fail(Failure::kHandshake, "another node has this address now");
-      }
-      break;
-    }
-    case Step::kTracking:
-      if (error) return Fail(Failure::kHandshake, absl::StrCat("CLIENT TRACKING refused: ", line));
-      break;
-  }
-  if (!steps_.empty()) return;
+  const absl::Status status = handshake_->TakeReply(frame);
+  if (absl::IsNotFound(status)) worker_->HintRefresh("");
+  if (absl::IsPermissionDenied(status)) worker_->stats()->backend_auth_failures.Add(1);
+  if (!status.ok()) return Fail(Failure::kHandshake, std::string(status.message()));
+  if (!handshake_->done()) return;
+  handshake_.reset();
   Become(State::kOpen);
   heard_at_ = worker_->now();
   timer_.Stop();
@@ -413,7 +363,7 @@ void SubscriberLink::OnPush(const io::Rope& frame) {
 
 void SubscriberLink::OnErrorReply(const io::Rope& frame) {
   const std::string text = frame.Flatten();
-  const cluster::ErrorReply error = cluster::ParseErrorReply(ErrorLine(text));
+  const cluster::ErrorReply error = cluster::ParseErrorReply(ErrorLineOf(text));
   if (error.kind == cluster::ErrorKind::kMoved &&
       (expected_.empty() || expected_.front().kind != TopicKind::kShardChannel ||
        cluster::SlotOf(expected_.front().name) != error.slot)) {
@@ -424,9 +374,9 @@ void SubscriberLink::OnErrorReply(const io::Rope& frame) {
   if (expected_.empty()) return Fail(Failure::kProtocol, "an error that nobody awaits");
   const Expected refused = std::move(expected_.front());
   expected_.pop_front();
-  if (refused.op == Op::kPing) return Fail(Failure::kLost, ErrorLine(text));
+  if (refused.op == Op::kPing) return Fail(Failure::kLost, ErrorLineOf(text));
   observer_->OnRefused(this, refused.kind, refused.name, refused.number,
-                       refused.op == Op::kSubscribe, ErrorLine(text));
+                       refused.op == Op::kSubscribe, ErrorLineOf(text));
 }
 
 // --- time
@@ -497,7 +447,7 @@ void SubscriberLink::BeginClose() {
   const bool was_open = state_ == State::kOpen;
   timer_.Stop();
   Become(State::kClosing);
-  steps_.clear();
+  handshake_.reset();
   expected_.clear();
   ClearPartial();
   scanner_ = resp::ReplyScanner();

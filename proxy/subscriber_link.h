@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
 
 #include "absl/strings/string_view.h"
@@ -21,6 +22,7 @@
 #include "io/buffer_pool.h"
 #include "io/connection.h"
 #include "io/timers.h"
+#include "proxy/node_handshake.h"
 #include "proxy/subscription_table.h"
 #include "resp/scanner.h"
 
@@ -93,7 +95,6 @@ class SubscriberLink {
   bool dirty = false;  // on the owner's list for this turn
 
  private:
-  enum class Step : uint8_t { kAuth, kHello, kSetName, kMyId, kTracking };
   enum class Op : uint8_t { kSubscribe, kUnsubscribe, kPing };
   struct Expected {
     Op op;
@@ -141,10 +142,10 @@ class SubscriberLink {
   io::Timer timer_;  // connect, handshake, silence; kIdle: the next attempt
   io::Arena arena_;
   resp::ReplyScanner scanner_;
-  io::Rope partial_;               // of a frame that is not complete
-  size_t partial_charged_ = 0;     // what the worker counts for it
-  std::deque<Step> steps_;         // handshake replies still awaited
-  std::deque<Expected> expected_;  // replies still awaited
+  io::Rope partial_;                          // of a frame that is not complete
+  size_t partial_charged_ = 0;                // what the worker counts for it
+  std::unique_ptr<NodeHandshake> handshake_;  // while kHandshake
+  std::deque<Expected> expected_;             // replies still awaited
   uint64_t last_number_ = 0;
   absl::Time heard_at_;
   absl::Time unused_since_ = absl::InfiniteFuture();

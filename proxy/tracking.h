@@ -8,10 +8,8 @@
 // changes it; what each client has read, or which prefixes it wants to hear of, lies here.
 //
 // A client must not keep a value that has changed:
-//  - A key is noted before its read is sent, and a change is told behind the replies that the
-//  client
-//    is owed when it comes (Client::OnInvalidated). A value that is older than the change can't
-//    come later.
+//  - A key is noted before its read is sent, and a change is told behind the replies that its
+//    client is owed when it comes (Client::OnInvalidated): an older value can't come later.
 //  - Reads of clients that track go to primaries: a replica might answer with what was there before
 //    a change that was told of already.
 //  - When such a connection is lost or opens, and when a slot changes its owner, a change may have
