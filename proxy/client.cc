@@ -626,7 +626,7 @@ void Client::Finish(Request* request) {
   }
   if (request == answer_first_) {
     answer_first_ = nullptr;
-    if (request->is_blocking) worker_->stats()->blocked_clients.Sub(1);
+    NoteUnblocked();
   }
   --unanswered_;
   if (procedure_ && unanswered_ == 1) worker_->WakeClient(this);
@@ -796,9 +796,7 @@ void Client::BeginClose() {
 }
 
 void Client::DropRequests() {
-  if (answer_first_ != nullptr && answer_first_->is_blocking) {
-    worker_->stats()->blocked_clients.Sub(1);
-  }
+  NoteUnblocked();
   while (head_ != nullptr) {
     Request* request = head_;
     head_ = request->next;

@@ -196,6 +196,8 @@ class Client {
  private:
   // Its input waits, the front command included.
   enum class HeldBack : uint8_t { kNo, kUntilAnswered, kUntilPauseEnds };
+  // By its command, which waits for what comes.
+  enum class Blocked : uint8_t { kNo, kForEver, kWithTimeout };
   // CLIENT REPLY: of all its unanswered requests. From kOff on, they get no replies.
   enum class ReplyMode : uint8_t { kOn, kSkipNext, kOff, kSkipping };
 
@@ -221,6 +223,7 @@ class Client {
   bool IsQueueableArity(const cluster::CommandSpec& command, int64_t arg_count) const;
   bool IsQueueing() const { return transaction_ != nullptr && transaction_->queueing(); }
   Transaction* EnsureTransaction();
+  std::shared_ptr<Watch> EndWatch();
   // The command can't be queued, or can't be answered otherwise.
   void RejectNew(const cluster::CommandSpec* command, absl::string_view line);
   void TakeTransaction(const cluster::CommandSpec& command, const resp::Pieces& pieces,
@@ -293,6 +296,8 @@ class Client {
   void BlockInstead(Request* request, Step* step);
   void BlockRequest(Request* request, cluster::Slot slot, std::unique_ptr<Block> block,
                     const io::Rope& frame);
+  void NoteBlocked(absl::Time until);
+  void NoteUnblocked();
   void StartBlocking(const cluster::CommandSpec& command, cluster::Slot slot, Block block,
                      const io::Rope& frame);
   void EndLease(Request* request, Backend* backend);
@@ -335,6 +340,7 @@ class Client {
   bool throttled_ = false;         // too many requests unanswered
   HeldBack held_back_ = HeldBack::kNo;
   ReplyMode reply_mode_ = ReplyMode::kOn;
+  Blocked blocked_ = Blocked::kNo;
   uint64_t budget_turn_ = 0;  // the turn that these are for:
   int requests_left_ = 0;
   size_t bytes_left_ = 0;

@@ -10,6 +10,20 @@
 
 namespace proxy {
 
+void Client::NoteBlocked(absl::Time until) {
+  const bool with_timeout = until != absl::InfiniteFuture();
+  blocked_ = with_timeout ? Blocked::kWithTimeout : Blocked::kForEver;
+  worker_->stats()->blocked_clients.Add(1);
+  if (with_timeout) worker_->stats()->clients_in_timeout_table.Add(1);
+}
+
+void Client::NoteUnblocked() {
+  if (blocked_ == Blocked::kNo) return;
+  worker_->stats()->blocked_clients.Sub(1);
+  if (blocked_ == Blocked::kWithTimeout) worker_->stats()->clients_in_timeout_table.Sub(1);
+  blocked_ = Blocked::kNo;
+}
+
 void Client::StartBlocking(const cluster::CommandSpec& command, cluster::Slot slot, Block block,
                            const io::Rope& frame) {
   BlockRequest(NewRequest(command, frame.size()), slot, std::make_unique<Block>(std::move(block)),
@@ -27,9 +41,9 @@ void Client::BlockRequest(Request* request, cluster::Slot slot, std::unique_ptr<
                           const io::Rope& frame) {
   request->slot = slot;
   request->is_blocking = request->private_connection = true;
+  NoteBlocked(block->until);
   request->block = std::move(block);
   answer_first_ = request;
-  worker_->stats()->blocked_clients.Add(1);
   if (!worker_->dispatcher()->Start(request, frame)) waiting_for_room_ = true;
 }
 
@@ -39,6 +53,8 @@ void Client::TakePopOverSlots(const cluster::CommandSpec& command,
   std::string error;
   std::unique_ptr<Procedure> procedure = MakePopOverSlots(*worker_, command, args, keys, &error);
   if (procedure == nullptr) return AnswerNewError(error);
+  const auto timeout = cluster::FindBlockingTimeout(command, args);
+  NoteBlocked(MakeBlock(*timeout, args[timeout->arg], worker_->now()).until);
   StartProcedure(NewRequest(command, frame.size()), std::move(procedure));
 }
 

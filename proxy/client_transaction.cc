@@ -65,9 +65,15 @@ void Client::RejectNew(const cluster::CommandSpec* command, absl::string_view li
   AnswerNewError(line);
 }
 
+// Null: it had none.
+std::shared_ptr<Watch> Client::EndWatch() {
+  if (transaction_->watch != nullptr) worker_->stats()->watching_clients.Sub(1);
+  return std::exchange(transaction_->watch, nullptr);
+}
+
 void Client::Unwatch() {
   if (transaction_ == nullptr || transaction_->watch == nullptr) return;
-  std::exchange(transaction_->watch, nullptr)->Release(*worker_, false);
+  EndWatch()->Release(*worker_, false);
 }
 
 void Client::UnwatchAndDiscard() {
@@ -111,6 +117,7 @@ void Client::TakeWatch(const cluster::CommandSpec& command, const resp::Pieces& 
   }
   if (transaction->watch == nullptr) {
     transaction->watch = std::make_shared<Watch>();
+    worker_->stats()->watching_clients.Add(1);
     transaction->watch->slot = slot;
   }
   ++transaction->watch->requests;
@@ -128,7 +135,7 @@ void Client::TakeExec(const cluster::CommandSpec& command) {
   }
   if (transaction_->IsOverSlots()) return TakeExecOverSlots(command);
   const cluster::Slot slot = transaction_->slot();
-  std::shared_ptr<Watch> watch = std::exchange(transaction_->watch, nullptr);
+  std::shared_ptr<Watch> watch = EndWatch();
   if (!transaction_->has_node_commands() && watch == nullptr) {
     std::string header;
     resp::Encoder(protocol_, &header).Array(0);
@@ -158,8 +165,8 @@ void Client::TakeExecOverSlots(const cluster::CommandSpec& command) {
       NewTransactionRequest(command, transaction_->slot(), transaction_->charged());
   request->is_burst = true;
   request->transaction->burst = transaction_->MakeBurst();
-  auto procedure = MakeCrossSlotTransaction(worker_, command, transaction_->TakeCrossSlot(),
-                                            std::exchange(transaction_->watch, nullptr));
+  auto procedure =
+      MakeCrossSlotTransaction(worker_, command, transaction_->TakeCrossSlot(), EndWatch());
   UnwatchAndDiscard();
   StartProcedure(request, std::move(procedure));
 }

@@ -81,6 +81,12 @@ void AppendClients(const InfoInput& in, std::string* out) {
                   "\r\nmaxclients:", in.proxy.clients_max,
                   "\r\nblocked_clients:", in.Sum(&WorkerStats::blocked_clients),
                   "\r\ntracking_clients:", in.Sum(&WorkerStats::tracking_clients), "\r\n");
+  if (in.server.valkey || IsRedisSince(in.server, 7, 4)) {
+    absl::StrAppend(out, "pubsub_clients:", in.Sum(&WorkerStats::pubsub_clients),
+                    "\r\nwatching_clients:", in.Sum(&WorkerStats::watching_clients), "\r\n");
+  }
+  absl::StrAppend(out, "clients_in_timeout_table:", in.Sum(&WorkerStats::clients_in_timeout_table),
+                  "\r\n");
 }
 
 void AppendMemory(const InfoInput& in, std::string* out) {

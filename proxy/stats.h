@@ -32,7 +32,7 @@ class Counter {
 #define RCPROXY_WORKER_STATS(X)                                                                   \
   X(clients_accepted, "clients_accepted_total", kCounter, "Client connections taken")             \
   X(clients_open, "clients", kGauge, "Client connections open")                                   \
-  X(blocked_clients, "blocked_clients", kGauge, "Clients whose command waits at a node")          \
+  X(blocked_clients, "blocked_clients", kGauge, "Clients whose command waits for what comes")     \
   X(clients_refused_for_memory, "clients_refused_for_memory_total", kCounter,                     \
     "Client connections refused for want of memory")                                              \
   X(slow_client_closed, "slow_client_closed_total", kCounter, "Clients closed for unread output") \
@@ -89,6 +89,10 @@ class Counter {
   X(keys_invalidated, "tracking_keys_changed_total", kCounter, "Changes of keys that nodes told") \
   X(all_invalidated, "tracking_all_changed_total", kCounter,                                      \
     "Times that all keys may have changed for clients that track")                                \
+  X(pubsub_clients, "pubsub_clients", kGauge, "Clients with subscriptions")                       \
+  X(watching_clients, "watching_clients", kGauge, "Clients that watch keys")                      \
+  X(clients_in_timeout_table, "blocked_clients_with_timeout", kGauge,                             \
+    "Of the blocked clients, those that do not wait for ever")                                    \
   X(turns, "turns_total", kCounter, "Turns of the loop")                                          \
   X(completions, "completions_total", kCounter, "Completions handled")                            \
   X(sends, "sends_total", kCounter, "Send operations")                                            \

@@ -46,6 +46,15 @@ Subscriber::~Subscriber() {
   for (size_t kind = 0; kind < kTopicKinds; ++kind) {
     while (!maps_[kind].empty()) Leave(static_cast<TopicKind>(kind), maps_[kind].begin());
   }
+  CountClient();
+}
+
+void Subscriber::CountClient() {
+  const bool subscribed = subscriptions() > 0;
+  if (subscribed == counted_) return;
+  counted_ = subscribed;
+  Counter* const clients = &client_->worker()->stats()->pubsub_clients;
+  subscribed ? clients->Add(1) : clients->Sub(1);
 }
 
 size_t Subscriber::subscriptions() const {
@@ -114,6 +123,7 @@ void Subscriber::FinishSubscribe() {
     }
     AppendReply(name, false, &reply);
   }
+  CountClient();
   Answer(reply);
 }
 
@@ -138,6 +148,7 @@ void Subscriber::Unsubscribe() {
     if (it != map.end()) Leave(kind_, it);
     AppendReply(name, false, &reply);
   }
+  CountClient();
   Answer(reply);
 }
 

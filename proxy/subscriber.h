@@ -76,6 +76,7 @@ class Subscriber {
   void Answer(absl::string_view reply);
   void EndCommand();
   void AppendReply(absl::string_view name, bool is_null, std::string* reply) const;
+  void CountClient();
   void OnTimer();
   static void TimerFired(void* self) { static_cast<Subscriber*>(self)->OnTimer(); }
 
@@ -83,6 +84,7 @@ class Subscriber {
   Subscriptions* const all_;
   std::array<Map, kTopicKinds> maps_;
   size_t charge_ = 0;
+  bool counted_ = false;  // among the clients with subscriptions
 
   // The command that is under way; null: none is.
   Request* request_ = nullptr;

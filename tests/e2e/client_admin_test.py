@@ -155,6 +155,41 @@ class ClientAdminTest(RealClusterTestCase):
         self.assertIsNone(blocked.read())
         self.assertIn("blocked_clients:0\r\n", admin.call("INFO", "clients").decode())
 
+    def test_clients_that_wait_watch_and_subscribe_are_counted(self):
+        proxy = self.start()
+        admin = self.client(proxy)
+        watching, subscribed, for_ever, for_a_while, over_slots = (
+            self.client(proxy) for _ in range(5))
+        for _ in range(2):
+            watching.call("WATCH", "{t}w", "{t}v")
+            subscribed.call("SUBSCRIBE", "admin-a")
+        subscribed.call("PSUBSCRIBE", "admin-b")
+        for_ever.send("BLPOP", "{t}nothing-comes", "0")
+        for_a_while.send("BLPOP", "{t}nothing-comes", "1000")
+        over_slots.send("BRPOP", "{t}nothing-comes", "nothing-comes", "1000")
+        names = {"blocked_clients": 3, "clients_in_timeout_table": 2}
+        if SERVER.startswith("valkey"):
+            names.update(pubsub_clients=1, watching_clients=1)
+
+        def counts():
+            info = admin.call("INFO", "clients").decode()
+            fields = dict(line.split(":") for line in info.splitlines() if ":" in line)
+            return {name: int(fields[name]) for name in names}
+        wait_until(lambda: counts() == names, "the clients to be counted", seconds(20))
+        metrics = proxy.metrics()
+        self.assertEqual((metrics["pubsub_clients"], metrics["watching_clients"]), (1, 1))
+        subscribed.call("UNSUBSCRIBE", "admin-a")
+        self.assertEqual(proxy.metrics()["pubsub_clients"], 1)
+        subscribed.call("RESET")
+        self.assertEqual(watching.pipeline([("MULTI",), ("GET", "{t}w"), ("EXEC",)])[-1], [None])
+        admin.call("RPUSH", "nothing-comes", "x")
+        self.assertEqual(over_slots.read(), [b"nothing-comes", b"x"])
+        for_ever.close()
+        for_a_while.close()
+        wait_until(lambda: set(counts().values()) == {0}, "nobody to be counted", seconds(20))
+        metrics = proxy.metrics()
+        self.assertEqual((metrics["pubsub_clients"], metrics["watching_clients"]), (0, 0))
+
     def test_fields_have_the_servers_order(self):
         require_server()
         plain = PlainServer(SERVER)
