@@ -529,9 +529,7 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
   } else if (complete) {
     request->bytes = TakePartialReply(request);
     AppendPiece(buffer, piece, large, &request->bytes);
-    if (spliced) {
-      request->bytes = SpliceLocalReplies(*request->transaction->burst, std::move(request->bytes));
-    }
+    if (spliced) return OnBurstReply(request, std::move(request->bytes));
     return Finish(request);
   } else {
     // Nobody wants more of it than tells an error.

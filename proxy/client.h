@@ -238,11 +238,17 @@ class Client {
   bool QueueSplit(const cluster::CommandSpec& command, const ArgList& args);
   Request* NewTransactionRequest(const cluster::CommandSpec& command, cluster::Slot slot,
                                  size_t bytes);
-  io::Rope SpliceLocalReplies(const Burst& burst, io::Rope reply);
+  void OnBurstReply(Request* request, io::Rope reply);
+  void RunLocalCommands(Request* request);
+  bool AskInTransaction(const cluster::CommandSpec& command,
+                        absl::Span<const absl::string_view> args, std::string* reply);
+  void OnLocalReply(Request* request, io::Rope reply, bool ends_client);
 
   // --- administration: proxy/client_admin.cc
   void TakeAdministration(const cluster::CommandSpec& command, const resp::Pieces& pieces,
                           const io::Rope& frame);
+  bool MakeQuery(const cluster::CommandSpec& command, absl::Span<const absl::string_view> args,
+                 ClientQuery* query, std::string* error);
   void TakeReplyMode(absl::Span<const absl::string_view> args, const io::Rope& frame);
   bool WaitsForReplyMode(const resp::Pieces& pieces, const io::Rope& frame);
   bool WaitsForPause(const cluster::CommandSpec& command, const io::Rope& frame);

@@ -2,6 +2,7 @@
 // KILL, UNBLOCK, PAUSE and UNPAUSE, which all workers carry out, and CLIENT REPLY.
 
 #include <algorithm>
+#include <string>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -30,22 +31,32 @@ void Client::TakeAdministration(const cluster::CommandSpec& command, const resp:
   if (command.name == "CACHING") return TakeCaching(args.views()[2]);
   ClientQuery query;
   std::string error;
-  if (!ParseClientQuery(command, args.views(), worker_->server(), worker_->now(), &query, &error)) {
-    return AnswerNewError(error);
-  }
-  // A list may be large; what frees memory is done all the same.
-  if (query.kind == ClientQuery::Kind::kList && worker_->MemoryExhausted()) {
-    return AnswerNewError(kOutOfMemory);
-  }
+  if (!MakeQuery(command, args.views(), &query, &error)) return AnswerNewError(error);
   answer_first_ = NewRequest(command, 0);
   worker_->client_queries()->Ask(this, std::move(query));
+}
+
+bool Client::MakeQuery(const cluster::CommandSpec& command,
+                       absl::Span<const absl::string_view> args, ClientQuery* query,
+                       std::string* error) {
+  if (!ParseClientQuery(command, args, worker_->server(), worker_->now(), query, error)) {
+    return false;
+  }
+  // A list may be large; what frees memory is done all the same.
+  if (query->kind != ClientQuery::Kind::kList || !worker_->MemoryExhausted()) return true;
+  *error = std::string(kOutOfMemory);
+  return false;
 }
 
 void Client::OnQueryAnswered(const ClientQuery& query, ClientAnswer answer) {
   if (answer_first_ == nullptr) return;
   if (query.kind == ClientQuery::Kind::kFind) return OnRedirectTargetFound(answer.clients > 0);
   const bool ends = answer.asker_too;
-  Answer(answer_first_, ClientQueryReply(query, std::move(answer), protocol_));
+  const std::string reply = ClientQueryReply(query, std::move(answer), protocol_);
+  if (answer_first_->is_burst) {
+    return OnLocalReply(answer_first_, io::Rope(arena_.Copy(reply)), ends);
+  }
+  Answer(answer_first_, reply);
   if (!ends) return;
   stop_after_this_ = true;
   BeginDrain();
@@ -53,7 +64,13 @@ void Client::OnQueryAnswered(const ClientQuery& query, ClientAnswer answer) {
 
 // What was asked for may have been done all the same.
 void Client::OnQueryFailed() {
-  if (answer_first_ != nullptr) AnswerError(answer_first_, kNoAnswer);
+  if (answer_first_ == nullptr) return;
+  if (answer_first_->is_burst) {
+    std::string reply;
+    resp::Encoder(protocol_, &reply).Error(kNoAnswer);
+    return OnLocalReply(answer_first_, io::Rope(arena_.Copy(reply)), false);
+  }
+  AnswerError(answer_first_, kNoAnswer);
 }
 
 bool Client::Matches(const ClientQuery& query) const {

@@ -56,7 +56,11 @@ void Client::MoveProcedureOn() {
     if (step.close) return BeginClose();
     if (step.block != nullptr) return BlockInstead(parent, &step);
     if (parent->is_burst) {
-      step.reply = SpliceLocalReplies(*parent->transaction->burst, std::move(step.reply));
+      // The whole transaction, or what is asked for within one.
+      if (parent->transaction->burst->local_begun()) {
+        return OnLocalReply(parent, std::move(step.reply), false);
+      }
+      return OnBurstReply(parent, std::move(step.reply));
     }
     return AnswerRope(parent, std::move(step.reply));
   }

@@ -10,9 +10,11 @@
 #include "cluster/router.h"
 #include "proxy/args.h"
 #include "proxy/client.h"
+#include "proxy/client_queries.h"
 #include "proxy/cross_slot_transaction.h"
 #include "proxy/local_commands.h"
 #include "proxy/local_handlers.h"
+#include "proxy/procedure.h"
 #include "proxy/worker.h"
 #include "resp/views.h"
 
@@ -29,6 +31,20 @@ constexpr absl::string_view kDiscardWithout = "ERR DISCARD without MULTI";
 constexpr absl::string_view kExecAbort =
     "EXECABORT Transaction discarded because of previous errors.";
 constexpr absl::string_view kOutOfMemory = "OOM proxy memory limit (not executed)";
+
+// It has nothing to do with keys, scripts or functions: so it makes no difference that it runs
+// behind the transaction's other commands.
+bool MayFollowBlock(const cluster::CommandSpec& command) {
+  constexpr uint32_t kConcernsKeys =
+      cluster::kFlagWrite | cluster::kFlagReadOnly | cluster::kFlagMayReplicate;
+  return !command.container.empty() && command.container != "SCRIPT" &&
+         command.container != "FUNCTION" && (command.flags & kConcernsKeys) == 0;
+}
+
+// Of CLIENT REPLY: OFF and SKIP would take replies out of EXEC's array.
+bool MayQueueReplyMode(absl::Span<const absl::string_view> args) {
+  return !absl::EqualsIgnoreCase(args[2], "off") && !absl::EqualsIgnoreCase(args[2], "skip");
+}
 
 bool IsExec(const cluster::CommandSpec* command) {
   return command != nullptr && command->serve == cluster::Serve::kTransaction &&
@@ -137,12 +153,12 @@ void Client::TakeExec(const cluster::CommandSpec& command) {
   const cluster::Slot slot = transaction_->slot();
   std::shared_ptr<Watch> watch = EndWatch();
   if (!transaction_->has_node_commands() && watch == nullptr) {
-    std::string header;
-    resp::Encoder(protocol_, &header).Array(0);
-    io::Rope reply(arena_.Copy(header));
-    reply = SpliceLocalReplies(*transaction_->MakeBurst(), std::move(reply));
+    Request* const request = NewTransactionRequest(command, slot, transaction_->charged());
+    request->is_burst = true;
+    request->transaction->burst = transaction_->MakeBurst();
+    answer_first_ = request;
     UnwatchAndDiscard();
-    return AnswerNew(reply.Flatten());
+    return OnBurstReply(request, io::Rope(io::Slice::Static("*0\r\n")));
   }
   const io::Rope frame = transaction_->BurstBytes();
   Request* const request = NewTransactionRequest(command, slot, frame.size());
@@ -193,8 +209,11 @@ void Client::QueueCommand(const cluster::CommandSpec& command, const resp::Piece
     transaction_->NoteMayWrite();
   }
   switch (command.serve) {
-    case cluster::Serve::kLocal: {
+    case cluster::Serve::kLocal:
+    case cluster::Serve::kClients: {
       const ArgList args(pieces);
+      const bool reply_mode = command.serve == cluster::Serve::kClients && command.name == "REPLY";
+      if (reply_mode && (muted() || !MayQueueReplyMode(args.views()))) return RefuseQueued(command);
       transaction_->QueueLocal(command, args.views());
       break;
     }
@@ -202,6 +221,11 @@ void Client::QueueCommand(const cluster::CommandSpec& command, const resp::Piece
       transaction_->QueueForNode(absl::nullopt, KeepFrame(frame));
       break;
     case cluster::Serve::kWholeCluster:
+      if (MayFollowBlock(command)) {
+        const ArgList args(pieces);
+        transaction_->QueueLocal(command, args.views());
+        break;
+      }
       if (command.name != "WAIT") return RefuseQueued(command);
       // It does not wait there: the transaction's node counts for the connection that the client's
       // writes to that shard went on, and those of others with them.
@@ -258,38 +282,85 @@ bool Client::QueueSplit(const cluster::CommandSpec& command, const ArgList& args
   return true;
 }
 
-// EXEC's array with the replies of the commands that the proxy answers, each in its place.
-io::Rope Client::SpliceLocalReplies(const Burst& burst, io::Rope reply) {
+// --- what the proxy answers within a transaction
+
+// The reply of the nodes is there. If they have run their part, it is the turn of the commands that
+// the proxy answers.
+void Client::OnBurstReply(Request* request, io::Rope reply) {
+  Burst* const burst = request->transaction->burst.get();
   const auto views = reply.Views();
-  resp::ElementReader elements(views);
-  if (elements.count() != static_cast<int64_t>(burst.node_commands())) return reply;  // null
-  const io::RopeRanges ranges(reply);
-  io::Rope spliced;
-  std::string text;
-  resp::Encoder(protocol_, &text)
-      .Array(elements.count() + static_cast<int64_t>(burst.local().size()));
-  const auto take_until = [&](uint32_t place, uint32_t* done) {
-    resp::ArgPosition element;
-    for (; *done < place && elements.Next(&element); ++*done) {
-      if (!text.empty()) spliced.Append(arena_.Copy(std::exchange(text, std::string())));
-      ranges.AppendTo(element.offset, element.length, &spliced);
-    }
-  };
-  uint32_t done = 0;
-  for (const LocalCommand& local : burst.local()) {
-    take_until(local.place, &done);
-    const std::vector<absl::string_view> args(local.args.begin(), local.args.end());
-    if (local.command->name == "UNWATCH") {
-      absl::StrAppend(&text,
-                      kOk);  // of this transaction; what is watched by now is for the next one
-    } else {
-      ServeLocal(this, *local.command, args, &text);
-    }
-    ++done;
+  if (burst->local().empty() ||
+      resp::ElementReader(views).count() != int64_t{burst->node_commands()}) {
+    return AnswerRope(request, std::move(reply));  // null, or an error
   }
-  take_until(burst.node_commands() + static_cast<uint32_t>(burst.local().size()), &done);
-  if (!text.empty()) spliced.Append(arena_.Copy(text));
-  return spliced;
+  request->state = Request::State::kNew;  // no backend has to do with it any more
+  reply_bytes_ += reply.size();
+  burst->BeginLocal(std::move(reply));
+  RunLocalCommands(request);
+}
+
+// False: the reply is there.
+bool Client::AskInTransaction(const cluster::CommandSpec& command,
+                              absl::Span<const absl::string_view> args, std::string* reply) {
+  resp::Encoder out(protocol_, reply);
+  ClientQuery query;
+  std::string error;
+  if (command.name == "REPLY") {
+    if (absl::EqualsIgnoreCase(args[2], "on")) {
+      out.Simple("OK");
+    } else {
+      out.Error("ERR syntax error");
+    }
+  } else if (!MakeQuery(command, args, &query, &error)) {
+    out.Error(error);
+  } else {
+    worker_->client_queries()->Ask(this, std::move(query));
+    return true;
+  }
+  return false;
+}
+
+// Of the command that is the next.
+void Client::OnLocalReply(Request* request, io::Rope reply, bool ends_client) {
+  Burst* const burst = request->transaction->burst.get();
+  reply_bytes_ += reply.size();
+  burst->AddLocalReply(std::move(reply));
+  if (ends_client) burst->EndClientAfterThis();
+  RunLocalCommands(request);
+}
+
+// Until one has to wait for others' answers.
+void Client::RunLocalCommands(Request* request) {
+  Burst* const burst = request->transaction->burst.get();
+  while (const LocalCommand* local = burst->next_local()) {
+    const cluster::CommandSpec& command = *local->command;
+    const std::vector<absl::string_view> args(local->args.begin(), local->args.end());
+    std::string text;
+    if (command.serve == cluster::Serve::kClients) {
+      if (AskInTransaction(command, args, &text)) return;
+    } else if (command.serve == cluster::Serve::kWholeCluster) {
+      const io::Rope frame = MakeFrame(args);
+      const auto views = frame.Views();
+      std::string error;
+      if (auto procedure = MakeProcedure(worker_, command, ArgList(views), frame, &error)) {
+        return StartProcedure(request, std::move(procedure));
+      }
+      resp::Encoder(protocol_, &text).Error(error);
+    } else if (command.name == "UNWATCH") {
+      text = std::string(kOk);  // of this transaction; what is watched by now is for the next one
+    } else {
+      ServeLocal(this, command, args, &text);
+    }
+    reply_bytes_ += text.size();
+    burst->AddLocalReply(io::Rope(arena_.Copy(text)));
+  }
+  const bool ends = burst->ends_client();
+  io::Rope reply = burst->TakeReply(protocol_);
+  reply_bytes_ -= burst->held_bytes();
+  AnswerRope(request, std::move(reply));
+  if (!ends) return;
+  stop_after_this_ = true;
+  BeginDrain();
 }
 
 }  // namespace proxy

@@ -4,8 +4,10 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "io/buffer_pool.h"
 #include "proxy/backend.h"
 #include "proxy/worker.h"
+#include "resp/views.h"
 
 namespace proxy {
 namespace {
@@ -51,6 +53,31 @@ bool Burst::TakeQueueReply(absl::string_view piece, bool complete) {
   }
   line_.clear();
   return true;
+}
+
+io::Rope Burst::TakeReply(resp::Protocol protocol) {
+  const auto views = node_reply_.Views();
+  resp::ElementReader elements(views);
+  const io::RopeRanges ranges(node_reply_);
+  std::string header;
+  resp::Encoder(protocol, &header)
+      .Array(int64_t{node_commands_} + static_cast<int64_t>(local_.size()));
+  io::Rope reply(io::CopyToHeap(header));
+  uint32_t place = 0;
+  const auto take_until = [&](uint32_t end) {
+    resp::ArgPosition element;
+    for (; place < end && elements.Next(&element); ++place) {
+      ranges.AppendTo(element.offset, element.length, &reply);
+    }
+  };
+  for (size_t i = 0; i < local_replies_.size(); ++i) {
+    take_until(local_[i].place);
+    reply.Append(local_replies_[i]);
+    ++place;
+    if (i + 1 == ends_after_) return reply;
+  }
+  take_until(node_commands_ + static_cast<uint32_t>(local_.size()));
+  return reply;
 }
 
 void Transaction::Drop() {

@@ -22,13 +22,14 @@
 #include "cluster/slot.h"
 #include "cluster/split.h"
 #include "io/slice.h"
+#include "resp/encoder.h"
 
 namespace proxy {
 
 class Backend;
 class Worker;
 
-// A queued command that the proxy answers itself, when EXEC's reply is there.
+// A queued command that the proxy answers, when EXEC's reply of the node is there.
 struct LocalCommand {
   const cluster::CommandSpec* command = nullptr;
   uint32_t place = 0;  // among EXEC's replies
@@ -84,6 +85,29 @@ class Burst {
   // What its EVALSHAs call, by name.
   absl::Span<const std::string> scripts() const { return scripts_; }
 
+  // --- when the node has answered: the local commands run, one after the other
+  void BeginLocal(io::Rope node_reply) {
+    local_begun_ = true;
+    held_bytes_ += node_reply.size();
+    node_reply_ = std::move(node_reply);
+  }
+  bool local_begun() const { return local_begun_; }
+  // The one to run; null: all have their replies.
+  const LocalCommand* next_local() const {
+    return local_replies_.size() < local_.size() ? &local_[local_replies_.size()] : nullptr;
+  }
+  void AddLocalReply(io::Rope reply) {
+    held_bytes_ += reply.size();
+    local_replies_.push_back(std::move(reply));
+  }
+  // Of all replies so far.
+  size_t held_bytes() const { return held_bytes_; }
+  // The client is to end: nothing of EXEC's reply behind the last local reply is for it.
+  void EndClientAfterThis() { ends_after_ = local_replies_.size(); }
+  bool ends_client() const { return ends_after_ != kNever; }
+  // EXEC's whole reply: the node's array with the local replies in their places.
+  io::Rope TakeReply(resp::Protocol protocol);
+
  private:
   const uint32_t node_commands_;
   const std::vector<LocalCommand> local_;
@@ -92,6 +116,13 @@ class Burst {
   bool refused_ = false;
   std::string line_;  // the queue reply being received
   std::string queue_error_;
+
+  static constexpr size_t kNever = ~size_t{0};
+  bool local_begun_ = false;
+  io::Rope node_reply_;
+  std::vector<io::Rope> local_replies_;  // so far
+  size_t held_bytes_ = 0;
+  size_t ends_after_ = kNever;  // so many of these
 };
 
 // What a request has of them.

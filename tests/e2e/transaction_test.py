@@ -51,6 +51,19 @@ CONVERSATIONS = [
     ["MULTI", "EVALSHA ffffffffffffffffffffffffffffffffffffffff 1 {t}n", "SET {t}a 7", "EXEC"],
     ["MULTI", "HSET {t}h f v", "HGETALL {t}h", "ZADD {t}z 1.5 m", "ZRANGE {t}z 0 -1 WITHSCORES",
      "PING", "DEL {t}h {t}z", "EXEC"],
+    # What the proxy answers with the help of other workers, or of a node.
+    ["MULTI", "CLIENT LIST ID 99999999", "SET {t}a 1", "CLIENT KILL ID 99999999", "GET {t}a",
+     "CLIENT UNBLOCK 99999999", "EXEC"],
+    ["MULTI", "CLIENT LIST FOO", "CLIENT KILL ID x", "CLIENT PAUSE -1", "CLIENT REPLY FOO", "PING",
+     "EXEC"],
+    ["MULTI", "CLIENT PAUSE 1", "CLIENT UNPAUSE", "CLIENT REPLY ON", "EXEC"],
+    ["MULTI", "SET {t}a 1", "CLIENT SETNAME x", "CLIENT LIST TYPE pubsub", "CLIENT GETNAME", "EXEC"],
+    ["MULTI", "CONFIG GET maxmemory-policy", "GET {t}a", "CONFIG GET nosuch", "LATENCY LATEST",
+     "EXEC"],
+    ["MULTI", "CLIENT KILL", "CLIENT LIST", "EXEC"],
+    ["WATCH {t}a", "SET {t}a 2", "MULTI", "CLIENT LIST ID 99999999", "EXEC"],
+    ["WATCH {t}a", "MULTI", "CLIENT UNBLOCK 99999999", "GET {t}a", "CONFIG GET maxmemory-policy",
+     "EXEC"],
     ["MULTI", "XADD {t}x 1-1 f v", "XREAD BLOCK 0 STREAMS {t}x 1-1", "XREAD STREAMS {t}x 0",
      "DEL {t}x", "EXEC"],
 ]
@@ -71,6 +84,8 @@ CONVERSATIONS_OVER_SLOTS = [
     ["MULTI", "HSET h f v", "ZADD z 1.5 m", "HGETALL h", "ZRANGE z 0 -1 WITHSCORES", "DEL h z",
      "EXEC"],
     ["MULTI", "PUBLISH ch x", "SET a 1", "PUBLISH ch y", "SET b 1", "EVAL return(1) 0", "EXEC"],
+    ["MULTI", "SET a 1", "CLIENT LIST ID 99999999", "SET b 1", "CONFIG GET maxmemory-policy",
+     "CLIENT UNBLOCK 99999999", "EXEC"],
     ["MULTI", "CLIENT SETNAME me", "SET a 1", "CLIENT GETNAME", "SET b 1", "ECHO last", "EXEC"],
 ]
 
@@ -99,6 +114,32 @@ class TransactionTest(FreshClusterTestCase):
             for number, line in enumerate(lines):
                 self.assertEqual(client.read_raw(), direct.read_raw(),
                                  "%r after %r" % (line, lines[max(0, number - 12):number]))
+
+    def test_a_client_may_kill_itself_within_a_block(self):
+        require_server()
+        plain = PlainServer(SERVER)
+        self.addCleanup(plain.stop)
+        _, proxy = self.start("--workers", "3")
+        block = [("MULTI",), ("SET", "{t}k", "1"), ("ECHO", "x"), ("CLIENT", "KILL", "SKIPME", "no"),
+                 ("ECHO", "y"), ("SET", "{t}k", "2"), ("EXEC",), ("SET", "{t}k", "3")]
+        received = []
+        for server in (plain, proxy):
+            with server.connect() as client:
+                client.send_raw(b"".join(pack(*command) for command in block))
+                received.append(client.read_to_end())
+            with server.connect() as client:
+                self.assertEqual(client.call("GET", "{t}k"), b"2")
+        self.assertEqual(received[1], received[0])
+
+    def test_what_would_take_replies_out_of_a_block_is_refused(self):
+        _, proxy = self.start()
+        client = self.client(proxy)
+        for command in (("CLIENT", "REPLY", "OFF"), ("CLIENT", "REPLY", "SKIP"),
+                        ("SUBSCRIBE", "c"), ("DBSIZE",), ("KEYS", "*"), ("FLUSHALL",),
+                        ("SCRIPT", "LOAD", "return 1")):
+            client.call("MULTI")
+            self.assertIn("is not supported", str(client.command(*command)))
+            self.assert_error(client.command("EXEC"), EXECABORT)
 
     def test_keys_of_several_slots_are_refused_when_queued(self):
         _, proxy = self.start()

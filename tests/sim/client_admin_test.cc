@@ -84,6 +84,70 @@ TEST_F(ClientAdminTest, TheAskerMayGoBeforeTheAnswer) {
   EXPECT_EQ(List(stays).size(), 1u);
 }
 
+TEST_F(ClientAdminTest, WithinATransactionTheyRunWithExecInTheirPlaces) {
+  SimClient* client = world().Connect();
+  Ask(client, "SET {t}a before");
+  for (int i = 0; i < 6; ++i) {
+    SimClient* other = world().Connect();
+    const std::string kill = absl::StrCat("CLIENT KILL ID ", IdOf(other));
+    client->TakeReceived();
+    NodeOf("{t}a").HoldReplies(true);
+    for (const absl::string_view words :
+         {absl::string_view("GET {t}none"), absl::string_view("MULTI"),
+          absl::string_view("SET {t}a v"), absl::string_view(kill), absl::string_view("GET {t}a"),
+          absl::string_view("CLIENT LIST ID 1234567"), absl::string_view("CLIENT SETNAME me"),
+          absl::string_view("EXEC"), absl::string_view("CLIENT GETNAME")}) {
+      client->SendCommand(words);
+    }
+    world().RunFor(100 * kMillisecond);
+    EXPECT_FALSE(other->ended() || other->was_reset());
+    NodeOf("{t}a").HoldReplies(false);
+    world().RunUntilIdle();
+    EXPECT_EQ(client->TakeReceived(),
+              absl::StrCat("$-1\r\n+OK\r\n", Repeated("+QUEUED\r\n", 5),
+                           "*5\r\n+OK\r\n:1\r\n$1\r\nv\r\n$0\r\n\r\n+OK\r\n$2\r\nme\r\n"));
+    EXPECT_TRUE(other->ended() || other->was_reset());
+  }
+}
+
+TEST_F(ClientAdminTest, TheClientOfATransactionMayGoAtAnyTime) {
+  SimClient* stays = world().Connect();
+  Ask(stays, "PING");
+  for (int i = 0; i < 40; ++i) {
+    SimClient* goes = world().Connect();
+    Ask(goes, i % 2 == 0 ? "PING" : "WATCH {t}w");
+    for (const absl::string_view words : {"MULTI", "CLIENT LIST", "SET {t}a v", "CLIENT UNBLOCK 1",
+                                          "GET {t}a", "CLIENT LIST", "EXEC", "PING"}) {
+      goes->SendCommand(words);
+    }
+    world().RunFor(i * 20 * kMicrosecond);
+    if (i % 3 == 0) {
+      goes->HalfClose();
+    } else {
+      goes->Abort();
+    }
+  }
+  world().RunUntilIdle();
+  EXPECT_EQ(List(stays).size(), 1u);
+}
+
+TEST_F(ClientAdminTest, ATransactionWithoutAnswersOfOtherWorkersIsAnsweredInADrain) {
+  Ask(world().Connect(), "SET {t}a v");
+  SimClient* client = world().Connect();
+  Ask(client, "PING");
+  NodeOf("{t}a").HoldReplies(true);
+  for (const absl::string_view words : {"MULTI", "GET {t}a", "CLIENT LIST ID 1234567", "EXEC"}) {
+    client->SendCommand(words);
+  }
+  world().RunFor(100 * kMillisecond);
+  world().BeginShutdown();
+  world().RunFor(500 * kMillisecond);
+  NodeOf("{t}a").HoldReplies(false);
+  world().RunFor(kSecond);
+  EXPECT_TRUE(absl::EndsWith(client->received(), "*2\r\n$1\r\nv\r\n$0\r\n\r\n"))
+      << client->received();
+}
+
 TEST_F(ClientAdminTest, WorkersThatHaveEndedAreNotWaitedFor) {
   Ask(world().Connect(), "SET a v");
   SimClient* client = world().Connect();
