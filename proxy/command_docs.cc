@@ -22,7 +22,6 @@ constexpr std::pair<uint32_t, absl::string_view> kFlagNames[] = {
     {cluster::kFlagAsking, "asking"},
     {cluster::kFlagFast, "fast"},
     {cluster::kFlagNoAuth, "no_auth"},
-    {cluster::kFlagMayReplicate, "may_replicate"},
     {cluster::kFlagNoMandatoryKeys, "no_mandatory_keys"},
     {cluster::kFlagNoAsyncLoading, "no_async_loading"},
     {cluster::kFlagNoMulti, "no_multi"},

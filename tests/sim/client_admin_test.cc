@@ -188,6 +188,24 @@ TEST_F(ClientAdminTest, APauseHoldsTheWritesOfAllWorkersInTheirOrder) {
   }
 }
 
+// The servers do not tell in COMMAND that these may write.
+TEST_F(ClientAdminTest, APauseOfWritesHoldsWhatMayWrite) {
+  for (const absl::string_view words :
+       {"EVAL set 1 a v", "EVALSHA 0000000000000000000000000000000000000000 1 a", "PUBLISH c m"}) {
+    SCOPED_TRACE(words);
+    SimClient* client = world().Connect();
+    SimClient* reader = world().Connect();
+    Ask(reader, "PING");
+    EXPECT_EQ(Ask(client, "CLIENT PAUSE 2000 WRITE"), "+OK\r\n");
+    client->SendCommand(words);
+    world().RunFor(kSecond);
+    EXPECT_EQ(client->received(), "");
+    EXPECT_NE(Ask(reader, "GET a"), "");
+    world().RunFor(2 * kSecond);
+    EXPECT_TRUE(Complete(client->TakeReceived()));
+  }
+}
+
 TEST_F(ClientAdminTest, ALongerPauseOfMoreStaysWhatItIs) {
   SimClient* client = world().Connect();
   // The second one is sent with the first, before that holds.

@@ -164,6 +164,10 @@ REVIEWED_SPLITS = {
 
 SCRIPTS = frozenset("EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO".split())
 
+# They may change what others see though they are no writes: CLIENT PAUSE WRITE holds them, and a
+# client of MONITOR may not say them. The servers hide this flag of theirs from COMMAND.
+MAY_REPLICATE = frozenset("EVAL EVALSHA FCALL PFCOUNT PUBLISH SPUBLISH".split())
+
 # Unbounded run time in one call: the node gets a longer reply deadline meanwhile.
 SLOW = SCRIPTS | frozenset(
     "FLUSHALL FLUSHDB KEYS SORT SORT_RO"

@@ -3,9 +3,9 @@
 import copy
 import re
 
-from command_table.review import (KEY_GROUPS, REVIEWED_DIFFERENCES, REVIEWED_POLICIES,
-                                  REVIEWED_SERVE, REVIEWED_SPLITS, SCRIPTS, SEARCHED_BY_CODE, SLOW,
-                                  STATEFUL_FLAGS)
+from command_table.review import (KEY_GROUPS, MAY_REPLICATE, REVIEWED_DIFFERENCES,
+                                  REVIEWED_POLICIES, REVIEWED_SERVE, REVIEWED_SPLITS, SCRIPTS,
+                                  SEARCHED_BY_CODE, SLOW, STATEFUL_FLAGS)
 
 
 def differences(a, b):
@@ -99,8 +99,7 @@ FLAG_NAMES = {
     "blocking": "kFlagBlocking", "loading": "kFlagLoading", "stale": "kFlagStale",
     "skip_monitor": "kFlagSkipMonitor", "skip_slowlog": "kFlagSkipSlowlog",
     "asking": "kFlagAsking", "fast": "kFlagFast", "no_auth": "kFlagNoAuth",
-    "may_replicate": "kFlagMayReplicate", "movablekeys": "kFlagMovableKeys",
-    "no_multi": "kFlagNoMulti", "allow_busy": "kFlagAllowBusy",
+    "movablekeys": "kFlagMovableKeys", "no_multi": "kFlagNoMulti", "allow_busy": "kFlagAllowBusy",
     "no_async_loading": "kFlagNoAsyncLoading", "no_mandatory_keys": "kFlagNoMandatoryKeys",
 }
 
@@ -110,6 +109,8 @@ def flags_text(command):
     unknown = command.flags - set(FLAG_NAMES)
     if unknown:
         raise SystemExit("%s: unknown flags %s" % (command.name, ", ".join(sorted(unknown))))
+    if command.name in MAY_REPLICATE:
+        names.append("kFlagMayReplicate")
     if command.name in SCRIPTS:
         names.append("kFlagScript")
     if command.name in SLOW:
@@ -139,8 +140,8 @@ def serves_of(commands, problems):
 def render(commands, problems):
     """The table, and what clients see of it: (id, command) of the served ones and containers."""
     serves = reviewed_serves(problems)
-    for table in (serves, REVIEWED_POLICIES, REVIEWED_SPLITS, {name: 0 for name in SLOW},
-                  {name: 0 for name in SEARCHED_BY_CODE}):
+    for table in (serves, REVIEWED_POLICIES, REVIEWED_SPLITS,
+                  {name: 0 for name in SLOW | MAY_REPLICATE | SEARCHED_BY_CODE}):
         for name in table:
             if name not in commands:
                 problems.append("%s: reviewed, but no server has it" % name)
