@@ -13,6 +13,7 @@
 #include "proxy/blocking_read.h"
 #include "proxy/client_queries.h"
 #include "proxy/local_commands.h"
+#include "proxy/monitors.h"
 #include "proxy/split_request.h"
 #include "proxy/subscriber.h"
 #include "proxy/tracker.h"
@@ -32,7 +33,8 @@ constexpr size_t kOutputResumeBytes = kOutputPauseBytes / 2;
 // Above this for kSlowReaderTime: closed.
 constexpr size_t kSlowReaderBytes = 32 << 20;
 constexpr absl::Duration kSlowReaderTime = absl::Seconds(60);
-// Of clients with subscriptions, as the servers have it for them (client-output-buffer-limit).
+// Of clients with subscriptions, as the servers have it for them (client-output-buffer-limit); and
+// of monitors, which the servers let fall behind without a limit.
 constexpr size_t kSubscriberOutputBytesMax = 32 << 20;
 constexpr size_t kSlowSubscriberBytes = 8 << 20;
 // Input that is not scanned yet: reading pauses (L5).
@@ -307,7 +309,11 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
     case cluster::Lookup::kUnknownSubcommand:
       return RejectNew(nullptr, cluster::UnknownSubcommandError(*command, second));
     case cluster::Lookup::kWrongArity:
-      if (IsQueueableArity(*command, scanned.arg_count())) break;
+      if (LacksOnlyAValue(*command, scanned.arg_count())) {
+        if (IsQueueing()) break;
+        // The servers find it out when they run it.
+        if (authenticated_ && worker_->attentive() && !MayBegin(*command, pieces, frame)) return;
+      }
       return RejectNew(command, cluster::WrongArityError(*command));
     case cluster::Lookup::kFound:
       break;
@@ -316,9 +322,7 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
     return RejectNew(command, kNoAuth);
   if (ABSL_PREDICT_FALSE(gets_pushes_) && TakeWithPushes(*command, pieces, frame)) return;
   last_command_ = command;
-  if (ABSL_PREDICT_FALSE(worker_->client_queries()->paused()) && WaitsForPause(*command, frame)) {
-    return;
-  }
+  if (ABSL_PREDICT_FALSE(worker_->attentive()) && !MayBegin(*command, pieces, frame)) return;
   if (ABSL_PREDICT_FALSE(IsQueueing()) && !ActsInTransaction(*command)) {
     return QueueCommand(*command, pieces, frame);
   }
@@ -505,7 +509,9 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
   }
   const bool spliced = request->is_burst && !request->transaction->burst->local().empty();
   if (spliced) large = false;  // as a whole
-  if (complete && ABSL_PREDICT_FALSE(request->private_connection)) EndLease(request, backend);
+  if (complete && ABSL_PREDICT_FALSE(request->private_connection)) {
+    EndLease(request, backend, piece);
+  }
   if (!request->streaming) {
     const char* const begin =
         request->has_partial_reply ? request->partial_reply.slices()[0].data() : piece.data();
@@ -547,9 +553,17 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
 }
 
 // The reply of a request with a connection of its own: that is free for others.
-void Client::EndLease(Request* request, Backend* backend) {
+void Client::EndLease(Request* request, Backend* backend, absl::string_view last_piece) {
   if (request->is_blocking) backend->EndLease();
   if (!request->watched || !request->is_burst) return;
+  if (ABSL_PREDICT_FALSE(!request->transaction->unshown.empty())) {
+    const absl::string_view first =
+        request->has_partial_reply ? request->partial_reply.slices()[0].bytes() : last_piece;
+    // An error may become another reply.
+    if (request->streaming || first[0] != '-') {
+      ShowWatchedBlock(request, request->streaming ? "*1" : first);
+    }
+  }
   request->transaction->watch->Release(*worker_, !request->transaction->burst->refused());
 }
 
@@ -598,6 +612,9 @@ void Client::AnswerError(Request* request, absl::string_view line) {
 void Client::AnswerRope(Request* request, io::Rope reply) {
   if (state_ == State::kClosing) return;
   ABSL_ASSERT(!request->streaming);
+  if (ABSL_PREDICT_FALSE(request->is_burst) && !reply.empty()) {
+    ShowWatchedBlock(request, reply.slices()[0].bytes());
+  }
   DropReply(request);
   request->reply_bytes = reply.size();
   request->bytes = std::move(reply);
@@ -727,6 +744,10 @@ void Client::UpdateCharge() {
       slow = kSlowSubscriberBytes;
     }
   }
+  if (ABSL_PREDICT_FALSE(monitor_ != nullptr)) {
+    most = std::min(most, kSubscriberOutputBytesMax);
+    slow = kSlowSubscriberBytes;
+  }
   if (held != charged_) {
     worker_->Charge(static_cast<int64_t>(held) - static_cast<int64_t>(charged_));
     charged_ = held;
@@ -743,7 +764,11 @@ void Client::UpdateCharge() {
 void Client::CloseSlow() {
   WorkerStats* const stats = worker_->stats();
   const bool subscribed = subscriber_ != nullptr && subscriber_->subscriptions() > 0;
-  (subscribed ? stats->slow_subscriber_closed : stats->slow_client_closed).Add(1);
+  if (monitor_ != nullptr) {
+    stats->slow_monitor_closed.Add(1);
+  } else {
+    (subscribed ? stats->slow_subscriber_closed : stats->slow_client_closed).Add(1);
+  }
   BeginClose();
 }
 
@@ -783,6 +808,7 @@ void Client::BeginClose() {
   timer_.Stop();
   LeaveTopics();
   EndTracking();
+  LeaveMonitor();
   DropRequests();
   UnwatchAndDiscard();
   ClearInput();
@@ -896,6 +922,7 @@ void Client::ResetSession() {
   UnwatchAndDiscard();
   LeaveTopics();
   EndTracking();
+  LeaveMonitor();
   identity_.reset();
   if (reply_mode_ == ReplyMode::kOff) reply_mode_ = ReplyMode::kOn;
   set_protocol(resp::Protocol::kResp2);

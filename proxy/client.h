@@ -30,6 +30,7 @@ namespace proxy {
 struct ClientAnswer;
 struct ClientFacts;
 struct ClientQuery;
+struct Monitor;
 class Subscriber;
 struct Topic;
 struct Tracker;
@@ -157,6 +158,13 @@ class Client {
   void OnQueryAnswered(const ClientQuery& query, ClientAnswer answer);
   void OnQueryFailed();
   void OnPauseEnded();
+  // --- MONITOR (proxy/monitors.h): proxy/client_monitor.cc
+  // Lines of commands. They go between two replies.
+  void OnMonitorLines(const io::Rope& lines);
+  // Those that had to wait for a reply's end, if that is over.
+  void SendHeldLines();
+  // It does not take what it is sent.
+  void CloseSlow();
   // Its keys are not watched any more; UnwatchAndDiscard: nor is anything queued.
   void Unwatch();
   void UnwatchAndDiscard();
@@ -220,7 +228,7 @@ class Client {
   void NoteScript(const cluster::CommandSpec& command, absl::Span<const absl::string_view> args);
   // --- transactions: proxy/client_transaction.cc
   static bool ActsInTransaction(const cluster::CommandSpec& command);
-  bool IsQueueableArity(const cluster::CommandSpec& command, int64_t arg_count) const;
+  static bool LacksOnlyAValue(const cluster::CommandSpec& command, int64_t arg_count);
   bool IsQueueing() const { return transaction_ != nullptr && transaction_->queueing(); }
   Transaction* EnsureTransaction();
   std::shared_ptr<Watch> EndWatch();
@@ -255,6 +263,16 @@ class Client {
   void HoldBack(const io::Rope& frame, HeldBack until);
   void EndHoldBack(HeldBack until);
   bool muted() const { return reply_mode_ >= ReplyMode::kOff; }
+
+  // --- monitors: proxy/client_monitor.cc
+  bool MayBegin(const cluster::CommandSpec& command, const resp::Pieces& pieces,
+                const io::Rope& frame);
+  void Show(const cluster::CommandSpec& command, const resp::Pieces& pieces);
+  void ShowBlock(const cluster::CommandSpec& exec, absl::Span<const absl::string_view> args);
+  void ShowWatchedBlock(Request* request, absl::string_view reply);
+  void TakeMonitor(const cluster::CommandSpec& command, const io::Rope& frame);
+  void OnMonitorAnswered(bool shown);
+  void LeaveMonitor();
 
   void TakeWholeCluster(const cluster::CommandSpec& command, const resp::Pieces& pieces,
                         const io::Rope& frame);
@@ -306,7 +324,7 @@ class Client {
   void NoteUnblocked();
   void StartBlocking(const cluster::CommandSpec& command, cluster::Slot slot, Block block,
                      const io::Rope& frame);
-  void EndLease(Request* request, Backend* backend);
+  void EndLease(Request* request, Backend* backend, absl::string_view last_piece);
   void OnErrorReply(Request* request, Backend* backend, absl::string_view last_piece);
   io::Slice KeepBytes(const io::BufferRef& buffer, absl::string_view piece, bool part_of_large);
   void AppendPiece(const io::BufferRef& buffer, absl::string_view piece, bool part_of_large,
@@ -321,7 +339,6 @@ class Client {
   void DropRequest(Request* request);
   void ControlReading();
   void UpdateCharge();
-  void CloseSlow();
   void StartTimer();
   void OnTimer();
   static void TimerFired(void* self) { static_cast<Client*>(self)->OnTimer(); }
@@ -371,6 +388,7 @@ class Client {
   std::unique_ptr<Transaction> transaction_;  // null: it never had one
   std::unique_ptr<Subscriber> subscriber_;    // null: has no subscriptions and asks for none
   std::unique_ptr<Tracker> tracker_;          // null: does not track, and does not ask to
+  std::unique_ptr<Monitor> monitor_;          // null: is none and does not ask to be one
   resp::Protocol protocol_ = resp::Protocol::kResp2;
   bool authenticated_ = true;
   uint8_t auth_failures_ = 0;

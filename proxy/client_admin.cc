@@ -9,6 +9,7 @@
 #include "proxy/args.h"
 #include "proxy/client.h"
 #include "proxy/client_line.h"
+#include "proxy/monitors.h"
 #include "proxy/subscriber.h"
 #include "proxy/tracker.h"
 #include "proxy/worker.h"
@@ -25,6 +26,7 @@ constexpr absl::string_view kNoAnswer = "ERR proxy: a worker did not answer in t
 
 void Client::TakeAdministration(const cluster::CommandSpec& command, const resp::Pieces& pieces,
                                 const io::Rope& frame) {
+  if (command.name == "MONITOR") return TakeMonitor(command, frame);
   const ArgList args(pieces);
   if (command.name == "REPLY") return TakeReplyMode(args.views(), frame);
   if (command.name == "TRACKING") return TakeTracking(command, args.views());
@@ -57,6 +59,7 @@ void Client::OnQueryAnswered(const ClientQuery& query, ClientAnswer answer) {
     return OnLocalReply(answer_first_, io::Rope(arena_.Copy(reply)), ends);
   }
   Answer(answer_first_, reply);
+  if (query.kind == ClientQuery::Kind::kMonitor) return OnMonitorAnswered(true);
   if (!ends) return;
   stop_after_this_ = true;
   BeginDrain();
@@ -71,6 +74,7 @@ void Client::OnQueryFailed() {
     return OnLocalReply(answer_first_, io::Rope(arena_.Copy(reply)), false);
   }
   AnswerError(answer_first_, kNoAnswer);
+  if (monitor_ != nullptr && !monitor_->begun) OnMonitorAnswered(false);
 }
 
 bool Client::Matches(const ClientQuery& query) const {
@@ -120,6 +124,7 @@ ClientFacts Client::Describe() const {
       facts.watch_lost = transaction_->watch->lost;
     }
   }
+  facts.monitor = monitor_ != nullptr;
   facts.blocked = answer_first_ != nullptr && answer_first_->is_blocking &&
                   answer_first_->state == Request::State::kSent;
   facts.ending = state_ == State::kDraining || stop_after_this_;

@@ -13,6 +13,7 @@ namespace {
 std::string FlagsOf(const ClientFacts& facts) {
   const bool is_unix = absl::StartsWith(facts.local_address, "/");
   const std::pair<bool, char> flags[] = {
+      {facts.monitor, 'O'},
       {facts.subscribed, 'P'},
       {facts.queueing, 'x'},
       {facts.blocked, 'b'},

@@ -29,6 +29,7 @@ struct ClientFacts {
   absl::Duration age;
   absl::Duration idle;  // since its last input
   // What its flags tell.
+  bool monitor = false;
   bool subscribed = false;
   bool queueing = false;  // between MULTI and EXEC
   bool blocked = false;

@@ -53,6 +53,7 @@ bool Client::TakeAsSubscriber(const cluster::CommandSpec& command, const resp::P
     AnswerNewError(cluster::SubscriberModeError(command));
     return true;
   }
+  if (worker_->monitors()->watched()) Show(command, pieces);
   const ArgList args(pieces);
   if (args.views().size() > 2) {
     AnswerNewError(cluster::WrongArityError(command));

@@ -23,22 +23,38 @@ ClientQueries::ClientQueries(Worker* worker)
 // --- asking
 
 void ClientQueries::Ask(Client* client, ClientQuery query) {
-  query.worker = worker_->index();
-  query.number = ++numbers_;
   query.asker = client->id();
-  asked_.push_back(
-      {client->index(), client->generation(), worker_->now() + kAnswerMax, std::move(query)});
+  Asked asked;
+  asked.client_index = client->index();
+  asked.client_generation = client->generation();
+  asked.query = std::move(query);
+  Add(std::move(asked));
+}
+
+void ClientQueries::Tell(ClientQuery query) {
+  Asked asked;
+  asked.told = true;
+  asked.query = std::move(query);
+  Add(std::move(asked));
+}
+
+void ClientQueries::Add(Asked asked) {
+  asked.deadline = worker_->now() + kAnswerMax;
+  asked.query.worker = worker_->index();
+  asked.query.number = ++numbers_;
+  asked_.push_back(std::move(asked));
   SendFirst();
 }
 
 Client* ClientQueries::AskerOf(const Asked& asked) const {
-  return worker_->FindClient(asked.client_index, asked.client_generation);
+  return asked.told ? nullptr : worker_->FindClient(asked.client_index, asked.client_generation);
 }
 
 void ClientQueries::SendFirst() {
   if (out_) return;
   // Nobody wants to know any more.
-  while (!asked_.empty() && AskerOf(asked_.front()) == nullptr) asked_.pop_front();
+  const auto unwanted = [&] { return !asked_.front().told && AskerOf(asked_.front()) == nullptr; };
+  while (!asked_.empty() && unwanted()) asked_.pop_front();
   if (asked_.empty()) return timer_.Stop();
   out_ = true;
   timer_.Set(asked_.front().deadline);
@@ -86,10 +102,19 @@ ClientAnswer ClientQueries::Answer(const ClientQuery& query) {
   answer.asked_by = query.worker;
   answer.number = query.number;
   answer.worker = worker_->index();
-  if (query.kind == ClientQuery::Kind::kPause) BeginPause(query);
-  if (query.kind == ClientQuery::Kind::kUnpause) EndPause();
-  if (query.kind == ClientQuery::Kind::kPause || query.kind == ClientQuery::Kind::kUnpause) {
-    return answer;
+  switch (query.kind) {
+    case ClientQuery::Kind::kPause:
+      BeginPause(query);
+      return answer;
+    case ClientQuery::Kind::kUnpause:
+      EndPause();
+      return answer;
+    case ClientQuery::Kind::kMonitor:
+    case ClientQuery::Kind::kEndMonitor:
+      worker_->monitors()->SetReceiver(query.worker, query.kind == ClientQuery::Kind::kMonitor);
+      return answer;
+    default:
+      break;
   }
   worker_->ForEachClient([&](Client* client) {
     if (!client->Matches(query)) return;
@@ -128,11 +153,13 @@ void ClientQueries::BeginPause(const ClientQuery& query) {
   paused_until_ = paused_ ? std::max(paused_until_, query.pause_until) : query.pause_until;
   paused_ = true;
   pause_timer_.Set(paused_until_);
+  worker_->UpdateAttentive();
 }
 
 void ClientQueries::EndPause() {
   if (!paused_) return;
   paused_ = false;
+  worker_->UpdateAttentive();
   pause_timer_.Stop();
   worker_->ForEachClient([](Client* client) { client->OnPauseEnded(); });
 }

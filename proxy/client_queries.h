@@ -29,6 +29,8 @@ class ClientQueries {
 
   // The client gets the reply by Client::OnQueryAnswered or OnQueryFailed.
   void Ask(Client* client, ClientQuery query);
+  // Nobody waits for the answer.
+  void Tell(ClientQuery query);
   // The worker's mailbox has queries to answer; it has answers.
   void OnQueries();
   void OnAnswers();
@@ -43,12 +45,14 @@ class ClientQueries {
 
  private:
   struct Asked {
+    bool told = false;  // for no client
     uint32_t client_index = 0;
     uint32_t client_generation = 0;
     absl::Time deadline;
     ClientQuery query;
   };
   Client* AskerOf(const Asked& asked) const;
+  void Add(Asked asked);
   void SendFirst();
   void OnTimer();
   ClientAnswer Answer(const ClientQuery& query);

@@ -210,6 +210,8 @@ std::string ClientQueryReply(const ClientQuery& query, ClientAnswer answer,
       break;
     case ClientQuery::Kind::kPause:
     case ClientQuery::Kind::kUnpause:
+    case ClientQuery::Kind::kMonitor:
+    case ClientQuery::Kind::kEndMonitor:
       out.Simple("OK");
       break;
   }

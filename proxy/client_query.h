@@ -3,8 +3,9 @@
 // File: proxy/client_query.h
 //
 // What one client asks all workers about their clients, or wants done to them: CLIENT LIST, KILL,
-// UNBLOCK, PAUSE and UNPAUSE. The client's worker puts the query to control, control gives it to
-// every worker (its own included) and makes one answer of theirs. Values only: any thread.
+// UNBLOCK, PAUSE and UNPAUSE; MONITOR and its end. The client's worker puts the query to control,
+// control gives it to every worker (its own included) and makes one answer of theirs. Values only:
+// any thread.
 //
 //   worker ─query▶ control ─query▶ each worker ─answer▶ control ─answers as one▶ worker
 
@@ -39,7 +40,16 @@ struct ClientFilter {
 
 struct ClientQuery {
   // kFind: only counts them.
-  enum class Kind : uint8_t { kList, kKill, kUnblock, kPause, kUnpause, kFind };
+  enum class Kind : uint8_t {
+    kList,
+    kKill,
+    kUnblock,
+    kPause,
+    kUnpause,
+    kMonitor,
+    kEndMonitor,
+    kFind
+  };
 
   Kind kind = Kind::kList;
   uint32_t worker = 0;  // that asks

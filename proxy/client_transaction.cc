@@ -32,6 +32,8 @@ constexpr absl::string_view kExecAbort =
     "EXECABORT Transaction discarded because of previous errors.";
 constexpr absl::string_view kOutOfMemory = "OOM proxy memory limit (not executed)";
 
+constexpr absl::string_view kMonitorInside = "ERR MONITOR isn't allowed for DENY BLOCKING client";
+
 // It has nothing to do with keys, scripts or functions: so it makes no difference that it runs
 // behind the transaction's other commands.
 bool MayFollowBlock(const cluster::CommandSpec& command) {
@@ -53,10 +55,10 @@ bool IsExec(const cluster::CommandSpec* command) {
 
 }  // namespace
 
-// A last key without a value (MSET) is no error before EXEC.
-bool Client::IsQueueableArity(const cluster::CommandSpec& command, int64_t arg_count) const {
-  return IsQueueing() && command.split == cluster::Split::kKeyValuePairs &&
-         arg_count >= -command.arity;
+// A last key without a value (MSET) is no error before the command runs: within MULTI, not before
+// EXEC.
+bool Client::LacksOnlyAValue(const cluster::CommandSpec& command, int64_t arg_count) {
+  return command.split == cluster::Split::kKeyValuePairs && arg_count >= -command.arity;
 }
 
 // What a client says between MULTI and EXEC that is not queued.
@@ -161,11 +163,15 @@ void Client::TakeExec(const cluster::CommandSpec& command) {
     return OnBurstReply(request, io::Rope(io::Slice::Static("*0\r\n")));
   }
   const io::Rope frame = transaction_->BurstBytes();
-  Request* const request = NewTransactionRequest(command, slot, frame.size());
+  Request* const request =
+      NewTransactionRequest(command, slot, frame.size() + transaction_->unshown_bytes());
   request->is_burst = true;
   request->transaction->burst = transaction_->MakeBurst();
-  // Those may change what the next commands see.
-  if (!transaction_->local().empty()) answer_first_ = request;
+  request->transaction->unshown = std::move(transaction_->unshown);
+  // Those may change what the next commands see; and monitors see all in their order.
+  if (!transaction_->local().empty() || !request->transaction->unshown.empty()) {
+    answer_first_ = request;
+  }
   if (watch != nullptr) {
     request->transaction->watch = std::move(watch);
     request->watched = request->private_connection = true;
@@ -177,10 +183,11 @@ void Client::TakeExec(const cluster::CommandSpec& command) {
 // --cross-slot split: a part for each slot, in steps.
 void Client::TakeExecOverSlots(const cluster::CommandSpec& command) {
   worker_->stats()->cross_slot_transactions.Add(1);
-  Request* const request =
-      NewTransactionRequest(command, transaction_->slot(), transaction_->charged());
+  Request* const request = NewTransactionRequest(
+      command, transaction_->slot(), transaction_->charged() + transaction_->unshown_bytes());
   request->is_burst = true;
   request->transaction->burst = transaction_->MakeBurst();
+  request->transaction->unshown = std::move(transaction_->unshown);
   auto procedure =
       MakeCrossSlotTransaction(worker_, command, transaction_->TakeCrossSlot(), EndWatch());
   UnwatchAndDiscard();
@@ -272,7 +279,7 @@ bool Client::QueueSplit(const cluster::CommandSpec& command, const ArgList& args
   worker_->split_planner()->Plan(slots, &plan);
   std::vector<io::Rope> fragments;
   for (const cluster::SplitFragment& fragment : plan.fragments) {
-    std::vector<absl::string_view> words = {command.name};
+    std::vector<absl::string_view> words = {views[0]};
     for (const uint32_t key : plan.KeysOf(fragment)) {
       for (size_t i = 0; i < step; ++i) words.push_back(views[1 + key * step + i]);
     }
@@ -305,7 +312,9 @@ bool Client::AskInTransaction(const cluster::CommandSpec& command,
   resp::Encoder out(protocol_, reply);
   ClientQuery query;
   std::string error;
-  if (command.name == "REPLY") {
+  if (command.name == "MONITOR") {
+    out.Error(kMonitorInside);
+  } else if (command.name == "REPLY") {
     if (absl::EqualsIgnoreCase(args[2], "on")) {
       out.Simple("OK");
     } else {

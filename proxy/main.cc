@@ -33,6 +33,7 @@
 #include "proxy/control.h"
 #include "proxy/log.h"
 #include "proxy/messages.h"
+#include "proxy/monitor_mail.h"
 #include "proxy/resolver.h"
 #include "proxy/script_table.h"
 #include "proxy/stats.h"
@@ -134,6 +135,7 @@ class WorkerThreads {
     StatsRegistry* stats;
     SubscriptionTable* subscription_table;
     ScriptTable* script_table;
+    MonitorMail* monitor_mail;
     LogSink* log;
   };
 
@@ -206,7 +208,8 @@ class WorkerThreads {
                    .random_seed = RandomSeed(),
                    .all_stats = shared.stats,
                    .subscription_table = shared.subscription_table,
-                   .script_table = shared.script_table});
+                   .script_table = shared.script_table,
+                   .monitor_mail = shared.monitor_mail});
     worker.Run();
   }
 
@@ -245,6 +248,7 @@ int Serve(std::shared_ptr<const Config> config, LogSink* sink, Log* log) {
   StatsRegistry stats(config->workers);
   SubscriptionTable subscription_table;
   ScriptTable script_table;
+  MonitorMail monitor_mail(config->workers);
   ControlMail control_mail;
   std::vector<std::unique_ptr<WorkerMail>> worker_mail;
   std::vector<WorkerMail*> worker_mail_views;
@@ -267,6 +271,7 @@ int Serve(std::shared_ptr<const Config> config, LogSink* sink, Log* log) {
                                        .stats = &stats,
                                        .subscription_table = &subscription_table,
                                        .script_table = &script_table,
+                                       .monitor_mail = &monitor_mail,
                                        .log = sink},
                                       &warnings);
   if (!status.ok()) return CannotStart(status.message());

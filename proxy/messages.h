@@ -34,6 +34,9 @@ enum class MessageKind : uint8_t {
   kClientAnswer,            // WorkerMail::answers has one
   kRedirectedInvalidation,  // WorkerMail::redirected has one
 
+  // worker → worker
+  kMonitorLines,  // MonitorMail has some
+
   // worker → control
   kClientsClosed,           // value: PackClientsClosed
   kRefreshWanted,           // ControlMail::asks has an entry

@@ -93,6 +93,10 @@ class Counter {
   X(watching_clients, "watching_clients", kGauge, "Clients that watch keys")                      \
   X(clients_in_timeout_table, "blocked_clients_with_timeout", kGauge,                             \
     "Of the blocked clients, those that do not wait for ever")                                    \
+  X(monitors, "monitors", kGauge, "Clients that are shown all commands (MONITOR)")                \
+  X(monitor_lines, "monitor_lines_total", kCounter, "Commands shown to them")                     \
+  X(slow_monitor_closed, "slow_monitor_closed_total", kCounter,                                   \
+    "Of these clients, those closed for unread lines")                                            \
   X(turns, "turns_total", kCounter, "Turns of the loop")                                          \
   X(completions, "completions_total", kCounter, "Completions handled")                            \
   X(sends, "sends_total", kCounter, "Send operations")                                            \

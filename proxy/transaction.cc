@@ -1,12 +1,15 @@
 #include "proxy/transaction.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "io/buffer_pool.h"
+#include "proxy/args.h"
 #include "proxy/backend.h"
 #include "proxy/worker.h"
+#include "resp/scanner.h"
 #include "resp/views.h"
 
 namespace proxy {
@@ -88,6 +91,7 @@ void Transaction::Drop() {
   part_of_slot_.clear();
   local_.clear();
   scripts_.clear();
+  unshown.clear();
   charged_ = 0;
 }
 
@@ -160,6 +164,12 @@ void Transaction::NoteScript(absl::string_view name) {
   scripts_.push_back(std::move(lower));
 }
 
+size_t Transaction::unshown_bytes() const {
+  size_t bytes = 0;
+  for (const std::string& line : unshown) bytes += line.size();
+  return bytes;
+}
+
 cluster::Slot Transaction::slot() const {
   if (!queued_.parts.empty() && queued_.parts[0].slot.has_value()) return *queued_.parts[0].slot;
   return watch == nullptr ? 0 : watch->slot;
@@ -171,6 +181,53 @@ io::Rope Transaction::BurstBytes() const {
 
 std::unique_ptr<Burst> Transaction::MakeBurst() const {
   return std::make_unique<Burst>(static_cast<uint32_t>(queued_.commands.size()), local_, scripts_);
+}
+
+void Transaction::ForEachQueued(
+    const std::function<void(absl::Span<const absl::string_view>)>& fn) const {
+  std::vector<std::string> texts;
+  std::vector<absl::string_view> rest;
+  for (const CrossSlotQueue::Part& part : queued_.parts) texts.push_back(part.commands.Flatten());
+  rest.assign(texts.begin(), texts.end());
+  const auto take = [&](uint32_t part) {
+    resp::RequestLimits limits;  // were observed when it came
+    limits.args_max = limits.bulk_bytes_max = std::numeric_limits<int64_t>::max();
+    const size_t size = resp::RequestScanner().Scan(rest[part], limits).consumed;
+    const absl::string_view frame = rest[part].substr(0, size);
+    rest[part].remove_prefix(size);
+    return frame;
+  };
+  auto local = local_.begin();
+  const size_t count = queued_.commands.size() + local_.size();
+  for (uint32_t place = 0, node = 0; place < count; ++place) {
+    if (local != local_.end() && local->place == place) {
+      fn(std::vector<absl::string_view>(local->args.begin(), local->args.end()));
+      ++local;
+      continue;
+    }
+    const CrossSlotQueue::Command& command = queued_.commands[node++];
+    if (command.split == CrossSlotQueue::kNoSplit) {
+      const absl::string_view frame = take(command.part);
+      fn(ArgList(resp::Pieces(&frame, 1)).views());
+      continue;
+    }
+    const CrossSlotQueue::Split& split = queued_.splits[command.split];
+    std::vector<absl::string_view> whole(1);
+    for (size_t i = 0; i < split.parts.size(); ++i) {
+      const absl::string_view frame = take(split.parts[i]);
+      const ArgList args(resp::Pieces(&frame, 1));
+      const auto keys = split.plan.KeysOf(split.plan.fragments[i]);
+      const size_t step = (args.views().size() - 1) / keys.size();
+      whole[0] = args.views()[0];
+      whole.resize(1 + split.plan.keys.size() * step);
+      for (size_t key = 0; key < keys.size(); ++key) {
+        for (size_t n = 0; n < step; ++n) {
+          whole[1 + keys[key] * step + n] = args.views()[1 + key * step + n];
+        }
+      }
+    }
+    fn(whole);
+  }
 }
 
 CrossSlotQueue Transaction::TakeCrossSlot() { return std::exchange(queued_, CrossSlotQueue()); }

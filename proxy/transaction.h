@@ -10,6 +10,7 @@
 // follow is a null reply, as if a watched key had changed. One worker's thread.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -129,6 +130,8 @@ class Burst {
 struct TransactionPart {
   std::unique_ptr<Burst> burst;  // null: it is a WATCH
   std::shared_ptr<Watch> watch;  // null: the burst is of a client that watches nothing
+  // Its commands, EXEC the last, as monitors are to see them when it has run (proxy/monitors.h).
+  std::vector<std::string> unshown;
 };
 
 // What is queued for nodes, by slot.
@@ -205,8 +208,12 @@ class Transaction {
   std::unique_ptr<Burst> MakeBurst() const;
   // What is queued, taken out.
   CrossSlotQueue TakeCrossSlot();
+  // Calls fn with the arguments of each queued command, as the client sent it, in its order.
+  void ForEachQueued(const std::function<void(absl::Span<const absl::string_view>)>& fn) const;
 
-  std::shared_ptr<Watch> watch;  // null: watches nothing
+  std::shared_ptr<Watch> watch;      // null: watches nothing
+  std::vector<std::string> unshown;  // see TransactionPart, which takes it
+  size_t unshown_bytes() const;
 
  private:
   // The number of the slot's part, added if there is none.

@@ -89,6 +89,7 @@ Worker::Worker(Environment environment)
                       own_scripts_ != nullptr ? own_scripts_.get() : environment.script_table),
       eval_recorder_(script_repairs_.table()),
       client_queries_(this),
+      monitors_(this, environment.monitor_mail),
       wake_timer_(&timers_, &Worker::WakeTimerFired, this),
       batch_(kBatch) {
   instance_name_ =
@@ -201,6 +202,8 @@ void Worker::OnMessage(const io::Completion& message) {
       return client_queries_.OnAnswers();
     case MessageKind::kRedirectedInvalidation:
       return tracking_.OnRedirected();
+    case MessageKind::kMonitorLines:
+      return monitors_.OnLines();
     default:
       return;
   }
@@ -298,6 +301,12 @@ void Worker::SendAnswer(ClientAnswer answer) {
 void Worker::SendRedirected(RedirectedInvalidation redirected) {
   control_mail_->redirected.Put(std::move(redirected));
   PostToControl(MessageKind::kInvalidationRedirected);
+}
+
+void Worker::PostToWorker(uint32_t worker, MessageKind kind) {
+  io::Message message;
+  message.kind = static_cast<uint8_t>(kind);
+  ring_->Post(PostToken(), WorkerRing(worker), message);
 }
 
 void Worker::PostToControl(MessageKind kind, uint64_t value) {
@@ -402,6 +411,7 @@ void Worker::WakeTimerFired(void* self) {
 void Worker::FlushAll() {
   subscriptions_.Flush();
   tracking_.Flush();
+  monitors_.Flush();
   for (size_t i = 0; i < dirty_backends_.size(); ++i) dirty_backends_[i]->Flush();
   dirty_backends_.clear();
   for (size_t i = 0; i < dirty_clients_.size(); ++i) dirty_clients_[i]->Flush();

@@ -31,6 +31,8 @@
 #include "proxy/learned_commands.h"
 #include "proxy/log.h"
 #include "proxy/messages.h"
+#include "proxy/monitor_mail.h"
+#include "proxy/monitors.h"
 #include "proxy/request.h"
 #include "proxy/script_repairs.h"
 #include "proxy/script_table.h"
@@ -58,6 +60,7 @@ class Worker {
     // Of all workers; null: this is the only one.
     SubscriptionTable* subscription_table = nullptr;
     ScriptTable* script_table = nullptr;  // the same
+    MonitorMail* monitor_mail = nullptr;  // the same
   };
 
   explicit Worker(Environment environment);
@@ -89,10 +92,16 @@ class Worker {
   ScriptRepairs* script_repairs() { return &script_repairs_; }
   EvalRecorder* eval_recorder() { return &eval_recorder_; }
   ClientQueries* client_queries() { return &client_queries_; }
+  Monitors* monitors() { return &monitors_; }
   WorkerMail* mail() { return mail_; }
   void SendQuery(const ClientQuery& query);
   void SendAnswer(ClientAnswer answer);
   void SendRedirected(RedirectedInvalidation redirected);
+  void PostToWorker(uint32_t worker, MessageKind kind);
+  // Commands are looked at before they begin (Client::MayBegin): clients are paused, or somebody
+  // watches what they send.
+  bool attentive() const { return attentive_; }
+  void UpdateAttentive() { attentive_ = client_queries_.paused() || monitors_.watched(); }
   const Config& config() const { return *config_; }
   const ClusterState* cluster() const { return cluster_.get(); }  // null until a topology is there
   // What the nodes say of themselves, or what is assumed until they have.
@@ -237,6 +246,7 @@ class Worker {
   ScriptRepairs script_repairs_;
   EvalRecorder eval_recorder_;
   ClientQueries client_queries_;
+  Monitors monitors_;
   std::shared_ptr<const ClusterState> cluster_;
   uint64_t topology_number_ = 0;
 
@@ -271,6 +281,7 @@ class Worker {
   uint64_t charged_ = 0;
   uint64_t last_client_id_ = 0;
   uint64_t commands_ = 0;
+  bool attentive_ = false;
   bool draining_ = false;
   bool reported_ = false;  // the drain's report is on its way
   bool finished_ = false;

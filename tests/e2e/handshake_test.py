@@ -292,7 +292,7 @@ class RefusedTest(FakeClusterTestCase):
         other = self.client(proxy)
         other.call("SET", "k", "v")
         cluster.clear_log()
-        for command in (("MONITOR",), ("ASKING",), ("SYNC",),
+        for command in (("ASKING",), ("SYNC",),
                         ("PSYNC", "?", "-1"), ("SHUTDOWN",), ("DEBUG", "SLEEP", "0"),
                         ("CLUSTER", "RESET"), ("CLUSTER", "SETSLOT", "1", "STABLE"),
                         ("REPLICAOF", "NO", "ONE"), ("SLAVEOF", "NO", "ONE"), ("FAILOVER",),

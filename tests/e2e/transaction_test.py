@@ -61,6 +61,7 @@ CONVERSATIONS = [
     ["MULTI", "CONFIG GET maxmemory-policy", "GET {t}a", "CONFIG GET nosuch", "LATENCY LATEST",
      "EXEC"],
     ["MULTI", "CLIENT KILL", "CLIENT LIST", "EXEC"],
+    ["MULTI", "MONITOR", "PING", "EXEC", "PING"],
     ["WATCH {t}a", "SET {t}a 2", "MULTI", "CLIENT LIST ID 99999999", "EXEC"],
     ["WATCH {t}a", "MULTI", "CLIENT UNBLOCK 99999999", "GET {t}a", "CONFIG GET maxmemory-policy",
      "EXEC"],

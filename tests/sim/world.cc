@@ -110,7 +110,8 @@ World::World(const WorldOptions& options)
       log_(std::make_unique<LogSink>(&net_)),
       config_(MakeConfig(options)),
       process_(&net_, Ip("10.9.0.1", 0)),
-      stats_(options.workers) {
+      stats_(options.workers),
+      monitor_mail_(options.workers) {
   oracle_.set_cluster(&cluster_);
   oracle_.set_redirects_max(config_->redirections_max);
   std::vector<proxy::WorkerMail*> mail;
@@ -147,6 +148,7 @@ World::World(const WorldOptions& options)
     worker.all_stats = &stats_;
     worker.subscription_table = &subscription_table_;
     worker.script_table = &script_table_;
+    worker.monitor_mail = &monitor_mail_;
     workers_.push_back(std::make_unique<proxy::Worker>(std::move(worker)));
     parties_.push_back(
         std::make_unique<Party>(this, with, [this, i] { return workers_[i]->Turn(kWaitMax); }));

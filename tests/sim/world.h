@@ -20,6 +20,7 @@
 #include "proxy/config.h"
 #include "proxy/control.h"
 #include "proxy/messages.h"
+#include "proxy/monitor_mail.h"
 #include "proxy/script_table.h"
 #include "proxy/stats.h"
 #include "proxy/subscription_table.h"
@@ -120,6 +121,7 @@ class World {
   proxy::ControlMail control_mail_;
   proxy::SubscriptionTable subscription_table_;
   proxy::ScriptTable script_table_;
+  proxy::MonitorMail monitor_mail_;
   std::vector<std::unique_ptr<proxy::WorkerMail>> worker_mail_;
   std::vector<std::unique_ptr<proxy::Worker>> workers_;
   std::unique_ptr<proxy::Control> control_;

@@ -120,9 +120,7 @@ REVIEWED_SERVE = {
         "the proxy drops the replies": "CLIENT|REPLY",
         "each worker is told by all primaries what changes, and tells its clients":
             "CLIENT|CACHING CLIENT|TRACKING",
-    },
-    "kNotYet": {
-        "sees what all nodes do": "MONITOR",
+        "shows what the proxy's clients send": "MONITOR",
     },
     "kRefused": {
         "a container: only its subcommands are served":
