@@ -161,6 +161,24 @@ class RealClusterTestCase(ProxyTestCase):
         cls.cluster.stop()
 
 
+class EmptyClusterTestCase(RealClusterTestCase):
+    """The cluster has no keys when a test begins, and there are a proxy and a connection to it."""
+
+    def setUp(self):
+        super().setUp()
+        for node in self.cluster.primaries():
+            node.command("FLUSHALL")
+        self.proxy = self.start_proxy(self.cluster.addresses)
+        self.connection = self.client(self.proxy)
+
+    def fill(self, keys):
+        """Strings under these keys; gives the keys as bytes."""
+        keys = list(keys)
+        replies = self.connection.pipeline([("SET", key, "v") for key in keys])
+        self.assertEqual(replies, [b"OK"] * len(keys))
+        return {key.encode() if isinstance(key, str) else key for key in keys}
+
+
 class FreshClusterTestCase(ProxyTestCase):
     """Tests that damage their cluster: each starts its own."""
 
@@ -202,8 +220,8 @@ class Background(threading.Thread):
         return self.result
 
 
-__all__ = ["BINARY", "Background", "ClusterError", "FULL", "FakeCluster", "FakeClusterTestCase",
-           "FreshClusterTestCase", "HERE", "LocalCluster", "LocalProxy", "NODE_DIR", "ProxyError", "ProxyTestCase", "ROOT",
+__all__ = ["BINARY", "Background", "ClusterError", "EmptyClusterTestCase", "FULL", "FakeCluster",
+           "FakeClusterTestCase", "FreshClusterTestCase", "HERE", "LocalCluster", "LocalProxy", "NODE_DIR", "ProxyError", "ProxyTestCase", "ROOT",
            "RealClusterTestCase", "ReplyError", "RespClient", "SANITIZED", "SERVER", "TIME_FACTOR",
            "key_slot", "keys_in_slots", "pack", "require_server", "seconds", "time", "unittest",
            "wait_until"]

@@ -3,7 +3,7 @@
 import random
 import sys
 
-from harness import (Background, FreshClusterTestCase, RealClusterTestCase, ReplyError, SERVER,
+from harness import (Background, EmptyClusterTestCase, FreshClusterTestCase, ReplyError, SERVER,
                      SANITIZED, key_slot, keys_in_slots, time, unittest)
 
 VALKEY = SERVER.startswith("valkey")
@@ -30,21 +30,8 @@ def flat(batches):
     return [key for batch in batches for key in batch]
 
 
-class ScanTest(RealClusterTestCase):
+class ScanTest(EmptyClusterTestCase):
     cluster_options = {"config": ["enable-debug-command yes"]}
-
-    def setUp(self):
-        super().setUp()
-        for node in self.cluster.primaries():
-            node.command("FLUSHALL")
-        self.proxy = self.start_proxy(self.cluster.addresses)
-        self.connection = self.client(self.proxy)
-
-    def fill(self, keys):
-        keys = list(keys)
-        replies = self.connection.pipeline([("SET", key, "v") for key in keys])
-        self.assertEqual(set(replies), {b"OK"})
-        return {key.encode() if isinstance(key, str) else key for key in keys}
 
     def test_an_empty_cluster_ends_after_a_few_calls(self):
         batches = scan(self.connection)

@@ -3,27 +3,14 @@
 import hashlib
 import sys
 
-from harness import (FreshClusterTestCase, RealClusterTestCase, SERVER, key_slot, keys_in_slots, pack,
-                     time, unittest, wait_until)
+from harness import (EmptyClusterTestCase, FreshClusterTestCase, SERVER, key_slot, keys_in_slots,
+                     pack, time, unittest, wait_until)
 
 NOT_REACHABLE = "CLUSTERDOWN proxy: node %s:%d: not reachable (outcome unknown)"
 
 
-class WholeClusterTest(RealClusterTestCase):
+class WholeClusterTest(EmptyClusterTestCase):
     cluster_options = {"config": ["enable-debug-command yes", "lua-time-limit 100"]}
-
-    def setUp(self):
-        super().setUp()
-        for node in self.cluster.primaries():
-            node.command("FLUSHALL")
-        self.proxy = self.start_proxy(self.cluster.addresses)
-        self.connection = self.client(self.proxy)
-
-    def fill(self, count, prefix="k"):
-        keys = keys_in_slots(count, prefix)
-        replies = self.connection.pipeline([("SET", key, "v") for key in keys])
-        self.assertEqual(replies, [b"OK"] * count)
-        return {key.encode() for key in keys}
 
     def sizes(self):
         return [node.command("DBSIZE") for node in self.cluster.primaries()]
@@ -31,7 +18,7 @@ class WholeClusterTest(RealClusterTestCase):
     def test_dbsize_and_keys_tell_of_all_shards(self):
         self.assertEqual(self.connection.command("DBSIZE"), 0)
         self.assertEqual(self.connection.command("KEYS", "*"), [])
-        keys = self.fill(500)
+        keys = self.fill(keys_in_slots(500))
         self.assertEqual(self.connection.command("DBSIZE"), 500)
         told = self.connection.command("KEYS", "*")
         self.assertEqual(len(told), 500)
@@ -40,17 +27,17 @@ class WholeClusterTest(RealClusterTestCase):
                          {key for key in keys if len(key) == 3 and key.startswith(b"k1")})
 
     def test_keys_in_resp3(self):
-        keys = self.fill(50)
+        keys = self.fill(keys_in_slots(50))
         self.connection.command("HELLO", "3")
         self.assertEqual(set(self.connection.command("KEYS", "*")), keys)
         self.assertEqual(self.connection.command("DBSIZE"), 50)
 
     def test_flushes_reach_all_shards_and_refuse_what_servers_refuse(self):
         for command in (("FLUSHALL",), ("FLUSHDB",), ("FLUSHALL", "ASYNC"), ("FLUSHDB", "SYNC")):
-            self.fill(100)
+            self.fill(keys_in_slots(100))
             self.assertEqual(self.connection.command(*command), b"OK", command)
             self.assertEqual(sum(self.sizes()), 0, command)
-        self.fill(10)
+        self.fill(keys_in_slots(10))
         for command in ("FLUSHALL", "FLUSHDB"):
             self.assert_error(self.connection.command(command, "BAD"), "ERR syntax error")
             self.assert_error(self.connection.command(command, "SYNC", "ASYNC"),
@@ -68,13 +55,13 @@ class WholeClusterTest(RealClusterTestCase):
             self.assertEqual(replies, [b"OK"] * (len(before) + 1 + len(after)) + [15, b"after"])
 
     def test_clients_pipeline_whole_cluster_commands_by_the_hundred(self):
-        keys = self.fill(30)
+        keys = self.fill(keys_in_slots(30))
         replies = self.connection.pipeline([("DBSIZE",), ("KEYS", "*")] * 200)
         self.assertEqual(replies[0::2], [30] * 200)
         self.assertTrue(all(set(reply) == keys for reply in replies[1::2]))
 
     def test_a_client_that_leaves_in_the_middle_harms_nobody(self):
-        self.fill(1000)
+        self.fill(keys_in_slots(1000))
         for _ in range(20):
             leaver = self.client(self.proxy)
             leaver.send_raw(pack("KEYS", "*") + pack("DBSIZE"))
@@ -84,11 +71,11 @@ class WholeClusterTest(RealClusterTestCase):
 
     def test_randomkey_finds_every_key_and_is_null_only_if_there_is_none(self):
         self.assertIsNone(self.connection.command("RANDOMKEY"))
-        keys = self.fill(6)
+        keys = self.fill(keys_in_slots(6))
         told = {self.connection.command("RANDOMKEY") for _ in range(400)}
         self.assertEqual(told, keys)
         self.connection.command("FLUSHALL")
-        self.fill(1)
+        self.fill(keys_in_slots(1))
         self.assertEqual({self.connection.command("RANDOMKEY") for _ in range(20)}, {b"k0"})
 
     def test_scripts_are_on_all_nodes(self):
@@ -167,7 +154,7 @@ class WholeClusterTest(RealClusterTestCase):
         command = self.connection.command
         for node in self.cluster.primaries():
             node.command("CONFIG", "SET", "slowlog-log-slower-than", "0")
-        self.fill(50)
+        self.fill(keys_in_slots(50))
         self.assertGreater(command("SLOWLOG", "LEN"), 50)
         entries = command("SLOWLOG", "GET", 40)
         self.assertEqual(len(entries), 40)
