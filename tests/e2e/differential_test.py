@@ -29,6 +29,11 @@ class DifferentialTest(unittest.TestCase):
         self.assertIn("\ndifferences: 0\n", output)
         self.assertNotIn("never asked", output)
 
+    def test_monitor_shows_what_one_server_does(self):
+        code, output = self.differential("--commands", "5000", "--monitor", "--seed", "3")
+        self.assertEqual(code, 0, output)
+        self.assertIn("\ndifferences: 0\n", output)
+
     def test_a_difference_is_found_shown_and_brought_again(self):
         # A proxy that takes no more than 9 arguments.
         flags = ("--proxy-flag=--max-args=9", "--seed", "5")

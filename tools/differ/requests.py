@@ -544,6 +544,11 @@ def make_multi(generator, connection):
     items.append(generator.simple("MULTI"))
     for _ in range(generator.int(0, 5)):
         if generator.chance(0.1):
+            name, args = generator.pick(ANSWERED_IN_TRANSACTIONS)
+            if name in generator.commands:
+                items.append(generator.simple(name, *args))
+                continue
+        if generator.chance(0.1):
             name = generator.pick(("MULTI", "WATCH", "PING", "ECHO"))
             name = name if name in generator.commands else "PING"
             items.append(generator.simple(name, *([b"x"] if name == "ECHO" else
@@ -587,6 +592,32 @@ IN_TRANSACTIONS = ("SET", "GET", "INCR", "LPUSH", "LRANGE", "HSET", "HGET", "ZAD
                    "SADD", "SCARD", "APPEND", "TYPE", "STRLEN", "EXPIRE", "XADD", "XLEN")
 
 
+# What the proxy answers itself, in its place among the nodes' replies.
+NOBODY = b"99999999"
+ANSWERED_IN_TRANSACTIONS = (
+    ("CLIENT|GETNAME", ()), ("CLIENT|SETNAME", (b"me",)), ("CLIENT|SETNAME", (b"a b",)),
+    ("CLIENT|LIST", (b"ID", NOBODY)), ("CLIENT|LIST", (b"TYPE", b"x")),
+    ("CLIENT|KILL", (b"ID", NOBODY)), ("CLIENT|KILL", (b"ID", b"x")), ("CLIENT|KILL", (b"1:1",)),
+    ("CLIENT|UNBLOCK", (NOBODY,)), ("CLIENT|UNBLOCK", (b"x",)), ("CLIENT|REPLY", (b"ON",)),
+    ("CLIENT|REPLY", (b"x",)), ("CONFIG|GET", (b"maxmemory-policy",)),
+    ("CONFIG|GET", (b"maxmemory-polic?",)), ("CONFIG|GET", (b"nosuch",)), ("MONITOR", ()),
+)
+
+
+def make_client_query(generator, _):
+    """Of clients that are not there, or of none at all."""
+    filters = {
+        "CLIENT|LIST": ((b"ID", NOBODY), (b"ID", NOBODY, b"-1"), (b"ID", b"x"), (b"ID",),
+                        (b"TYPE", b"replica"), (b"TYPE", b"MASTER"), (b"TYPE", b"x"), (b"x",)),
+        "CLIENT|KILL": ((b"ID", NOBODY), (b"ID", b"0"), (b"ID", b"x"), (b"ID",), (b"1.2.3.4:5",),
+                        (b"ADDR", b"1:1"), (b"LADDR", b"1:1", b"SKIPME", b"no"), (b"USER", b"x"),
+                        (b"TYPE", b"replica", b"ID", NOBODY), (b"TYPE", b"x"), (b"x", b"y")),
+        "CLIENT|UNBLOCK": ((NOBODY,), (NOBODY, b"ERROR"), (NOBODY, b"timeout"), (NOBODY, b"x"),
+                           (b"x",), (b"-1",), (NOBODY, b"ERROR", b"x")),
+    }[generator.current]
+    return generator.simple(generator.current, *generator.pick(filters))
+
+
 def make_blocking(generator, _):
     """What does not block for long: data that is there, or a timeout of 0.01 s."""
     name = generator.current
@@ -602,7 +633,8 @@ BY_HAND = {
     "FCALL": make_eval, "FCALL_RO": make_eval, "SORT": make_sort, "SORT_RO": make_sort,
     "XREAD": make_xread, "XREADGROUP": make_xread, "XADD": make_xadd, "SPOP": make_spop,
     "RESTORE": make_restore, "HELLO": make_hello, "AUTH": then_as_before, "RESET": then_as_before,
-    "CLIENT|REPLY": make_client_reply, "MULTI": make_multi,
+    "CLIENT|REPLY": make_client_reply, "CLIENT|LIST": make_client_query,
+    "CLIENT|KILL": make_client_query, "CLIENT|UNBLOCK": make_client_query, "MULTI": make_multi,
     "SUBSCRIBE": make_subscribe, "PSUBSCRIBE": make_subscribe, "SSUBSCRIBE": make_subscribe,
     "BLPOP": make_blocking, "BRPOP": make_blocking, "BLMOVE": make_blocking,
     "BRPOPLPUSH": make_blocking, "BLMPOP": make_blocking, "BZPOPMIN": make_blocking,
@@ -627,10 +659,9 @@ EXCLUDED = {
     "UNSUBSCRIBE": "after SUBSCRIBE", "PUNSUBSCRIBE": "after PSUBSCRIBE",
     "SUNSUBSCRIBE": "after SSUBSCRIBE",
     "MONITOR": "what it shows is not a reply",
-    "CLIENT|KILL": "would end the connections that ask", "CLIENT|PAUSE": "stops both sides",
-    "CLIENT|UNPAUSE": "stops both sides", "CLIENT|UNBLOCK": "needs a second connection",
+    "CLIENT|PAUSE": "stops both sides", "CLIENT|UNPAUSE": "stops both sides",
     "CLIENT|TRACKING": "its messages are no replies",
-    "CLIENT|LIST": "tests/e2e asks it", "CLIENT|INFO": "tests/proxy/local_commands_check asks it",
+    "CLIENT|INFO": "tests/proxy/local_commands_check asks it",
     "COMMAND": "tells of the served ones: tests/proxy/local_commands_check",
     "COMMAND|COUNT": "see COMMAND", "COMMAND|DOCS": "see COMMAND", "COMMAND|INFO": "see COMMAND",
     "COMMAND|LIST": "see COMMAND", "COMMAND|HELP": "see COMMAND", "CLIENT|HELP": "see COMMAND",
