@@ -56,27 +56,21 @@ Control::Control(Environment environment)
       post_timer_(&timers_, &Control::PostTimerFired, this),
       drain_timer_(&timers_, &Control::DrainTimerFired, this),
       batch_(kBatch) {
-  TopologyRefresh::Environment refresh;
-  refresh.ring = ring_.get();
-  refresh.timers = &timers_;
-  refresh.now = &now_;
-  refresh.config = config_.get();
+  const ControlContext context{.ring = ring_.get(),
+                               .timers = &timers_,
+                               .now = &now_,
+                               .config = config_.get(),
+                               .stats = stats_->control(),
+                               .log = &log_};
+  TopologyRefresh::Environment refresh{context};
   refresh.resolver = resolver_.get();
-  refresh.stats = stats_->control();
-  refresh.log = &log_;
   refresh.random_seed = environment.random_seed;
   refresh.publish = [this](const std::shared_ptr<const ClusterState>& state) { Publish(state); };
   refresh.answer = [this](uint32_t worker, RefreshResult result) {
     Answer(worker, std::move(result));
   };
   refresh_ = std::make_unique<TopologyRefresh>(std::move(refresh));
-  functions_ =
-      std::make_unique<FunctionRepair>(FunctionRepair::Environment{.ring = ring_.get(),
-                                                                   .timers = &timers_,
-                                                                   .now = &now_,
-                                                                   .config = config_.get(),
-                                                                   .stats = stats_->control(),
-                                                                   .log = &log_});
+  functions_ = std::make_unique<FunctionRepair>(context);
 }
 
 Control::~Control() {

@@ -53,8 +53,8 @@ std::string Joined(const std::set<std::string>& names) {
 
 }  // namespace
 
-FunctionRepair::FunctionRepair(Environment environment)
-    : env_(std::move(environment)),
+FunctionRepair::FunctionRepair(const ControlContext& context)
+    : env_(context),
       query_(env_.ring, env_.timers, static_cast<uint8_t>(Party::kFunctions), 0),
       timer_(env_.timers, &FunctionRepair::TimerFired, this) {}
 

@@ -23,27 +23,16 @@
 #include "absl/time/time.h"
 #include "io/ring.h"
 #include "io/timers.h"
-#include "proxy/config.h"
-#include "proxy/log.h"
+#include "proxy/control_context.h"
 #include "proxy/messages.h"
 #include "proxy/node_query.h"
-#include "proxy/stats.h"
 
 namespace proxy {
 
 class FunctionRepair {
  public:
-  struct Environment {
-    io::Ring* ring = nullptr;
-    io::Timers* timers = nullptr;
-    const absl::Time* now = nullptr;  // of this turn
-    const Config* config = nullptr;
-    ControlStats* stats = nullptr;
-    Log* log = nullptr;
-  };
-
   // Destroyed when idle(), or when its ring makes no more turns.
-  explicit FunctionRepair(Environment environment);
+  explicit FunctionRepair(const ControlContext& context);
   FunctionRepair(const FunctionRepair&) = delete;
   FunctionRepair& operator=(const FunctionRepair&) = delete;
 
@@ -76,7 +65,7 @@ class FunctionRepair {
   void End();
   static void TimerFired(void* self) { static_cast<FunctionRepair*>(self)->Advance(); }
 
-  const Environment env_;
+  const ControlContext env_;
   NodeQuery query_;
   io::Timer timer_;
   bool stopped_ = false;

@@ -33,26 +33,18 @@
 #include "cluster/topology.h"
 #include "io/ring.h"
 #include "io/timers.h"
-#include "proxy/config.h"
+#include "proxy/control_context.h"
 #include "proxy/learned_commands.h"
-#include "proxy/log.h"
 #include "proxy/messages.h"
 #include "proxy/node_query.h"
 #include "proxy/resolver.h"
-#include "proxy/stats.h"
 
 namespace proxy {
 
 class TopologyRefresh {
  public:
-  struct Environment {
-    io::Ring* ring = nullptr;
-    io::Timers* timers = nullptr;
-    const absl::Time* now = nullptr;  // of this turn
-    const Config* config = nullptr;
+  struct Environment : ControlContext {
     Resolver* resolver = nullptr;
-    ControlStats* stats = nullptr;
-    Log* log = nullptr;
     uint64_t random_seed = 1;
     // A new state for all workers.
     std::function<void(std::shared_ptr<const ClusterState>)> publish;

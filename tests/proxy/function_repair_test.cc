@@ -11,9 +11,8 @@
 #include "absl/strings/str_join.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "io/uring_ring.h"
+#include "tests/proxy/control_part_test.h"
 #include "tests/proxy/fake_node.h"
-#include "tests/proxy/log_lines.h"
 
 namespace proxy {
 namespace {
@@ -23,10 +22,6 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
-
-std::string Bulk(absl::string_view text) {
-  return absl::StrCat("$", text.size(), "\r\n", text, "\r\n");
-}
 
 // A node with libraries; its dump is their names with commas between them.
 struct Member {
@@ -69,28 +64,16 @@ struct Member {
   std::function<void(const std::string& subcommand)> before_reply;
 };
 
-class FunctionRepairTest : public testing::Test {
+class FunctionRepairTest : public ControlPartTest {
  protected:
-  FunctionRepairTest() : directory_(1), log_(&lines_, &now_) {
-    io::RingOptions options;
-    options.entries = 256;
-    options.client_buffers = options.backend_buffers = 16;
-    std::vector<std::string> warnings;
-    auto ring = io::MakeUringRing(&directory_, 0, options, &warnings);
-    if (ring.ok()) ring_ = *std::move(ring);
-    now_ = absl::UnixEpoch() + absl::Hours(1);
+  FunctionRepairTest() : ControlPartTest(LogLevel::kInfo, absl::Milliseconds(60)) {
     for (const char letter : {'a', 'b', 'c', 'd'}) {
       members_.push_back(std::make_unique<Member>(letter));
     }
   }
   void SetUp() override {
-    ASSERT_NE(ring_, nullptr);
-    repair_ = std::make_unique<FunctionRepair>(FunctionRepair::Environment{.ring = ring_.get(),
-                                                                           .timers = &timers_,
-                                                                           .now = &now_,
-                                                                           .config = &config_,
-                                                                           .stats = &stats_,
-                                                                           .log = &log_});
+    ControlPartTest::SetUp();
+    if (ring_ != nullptr) repair_ = std::make_unique<FunctionRepair>(Context());
   }
   void TearDown() override {
     if (repair_ == nullptr) return;
@@ -125,43 +108,17 @@ class FunctionRepairTest : public testing::Test {
     state->same_zone.assign(state->endpoints.size(), false);
     repair_->OnTopology(std::move(state));
   }
-  void Turn() {
+  void PumpNodes() override {
     for (const auto& member : members_) member->node.Pump();
-    const size_t n = ring_->SubmitAndWait(absl::Milliseconds(1), absl::MakeSpan(batch_));
-    now_ += absl::Milliseconds(1);
-    for (size_t i = 0; i < n; ++i) {
-      if (batch_[i].token.party() == static_cast<uint8_t>(Party::kFunctions)) {
-        repair_->OnCompletion(&batch_[i]);
-      }
-      batch_[i].data = io::Slice();
-    }
-    timers_.Advance(now_);
   }
-  bool RunUntil(const std::function<bool()>& done, absl::Duration limit = absl::Seconds(5)) {
-    for (const absl::Time end = now_ + limit; now_ < end && !done();) Turn();
-    return done();
-  }
-  // Moves the clock from deadline to deadline, with some turns for what they begin.
-  void Skip(absl::Duration time) {
-    const absl::Time end = now_ + time;
-    while (now_ < end) {
-      now_ = std::max(now_, std::min(end, timers_.next()));
-      timers_.Advance(now_);
-      RunUntil([] { return false; }, std::min(end - now_, absl::Milliseconds(60)));
+  void OnCompletion(io::Completion* completion) override {
+    if (completion->token.party() == static_cast<uint8_t>(Party::kFunctions)) {
+      repair_->OnCompletion(completion);
     }
   }
 
-  io::RingDirectory directory_;
-  std::unique_ptr<io::Ring> ring_;
-  io::Timers timers_;
-  absl::Time now_;
-  Config config_;
-  ControlStats stats_;
-  LogLines lines_{LogLevel::kInfo};
-  proxy::Log log_;
   std::vector<std::unique_ptr<Member>> members_;
   std::unique_ptr<FunctionRepair> repair_;
-  std::vector<io::Completion> batch_ = std::vector<io::Completion>(256);
 };
 
 TEST_F(FunctionRepairTest, APrimaryThatJoinsWithoutLibrariesIsGivenThem) {

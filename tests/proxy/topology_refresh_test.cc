@@ -16,9 +16,8 @@
 #include "absl/types/span.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "io/uring_ring.h"
+#include "tests/proxy/control_part_test.h"
 #include "tests/proxy/fake_node.h"
-#include "tests/proxy/log_lines.h"
 
 namespace proxy {
 namespace {
@@ -29,12 +28,6 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
 using testing::SizeIs;
-
-constexpr absl::Duration kMillisecond = absl::Milliseconds(1);
-
-std::string Bulk(absl::string_view text) {
-  return absl::StrCat("$", text.size(), "\r\n", text, "\r\n");
-}
 
 // A node's id: forty times the letter.
 std::string Id(char letter) { return std::string(40, letter); }
@@ -120,18 +113,9 @@ struct Member {
   int commands_asked = 0;
 };
 
-class TopologyRefreshTest : public testing::Test {
+class TopologyRefreshTest : public ControlPartTest {
  protected:
-  TopologyRefreshTest() : directory_(1), log_(&lines_, &now_) {
-    io::RingOptions options;
-    options.entries = 256;
-    options.client_buffers = options.backend_buffers = 16;
-    std::vector<std::string> warnings;
-    auto ring = io::MakeUringRing(&directory_, 0, options, &warnings);
-    if (ring.ok()) ring_ = *std::move(ring);
-    now_ = absl::UnixEpoch() + absl::Hours(1);
-  }
-  void SetUp() override { ASSERT_NE(ring_, nullptr); }
+  TopologyRefreshTest() : ControlPartTest(LogLevel::kTrace, absl::Milliseconds(10)) {}
   void TearDown() override {
     if (refresh_ == nullptr) return;
     refresh_->Stop();
@@ -164,14 +148,8 @@ class TopologyRefreshTest : public testing::Test {
   }
 
   void Start() {
-    TopologyRefresh::Environment environment;
-    environment.ring = ring_.get();
-    environment.timers = &timers_;
-    environment.now = &now_;
-    environment.config = &config_;
+    TopologyRefresh::Environment environment{Context()};
     environment.resolver = &resolver_;
-    environment.stats = &stats_;
-    environment.log = &log_;
     environment.random_seed = 7;
     environment.publish = [this](std::shared_ptr<const ClusterState> state) {
       published_.push_back(std::move(state));
@@ -200,35 +178,16 @@ class TopologyRefreshTest : public testing::Test {
     refresh_->OnAsk({worker, sequence, first_node_id});
   }
 
-  // The clock moves by a millisecond a turn, whatever the real one does.
-  void Turn() {
+  void PumpNodes() override {
     for (const auto& member : members_) member->node.Pump();
-    const size_t n = ring_->SubmitAndWait(kMillisecond, absl::MakeSpan(batch_));
-    now_ += kMillisecond;
-    for (size_t i = 0; i < n; ++i) {
-      if (batch_[i].token.party() == static_cast<uint8_t>(Party::kRefresh)) {
-        refresh_->OnCompletion(&batch_[i]);
-      }
-      batch_[i].data = io::Slice();
+  }
+  void OnCompletion(io::Completion* completion) override {
+    if (completion->token.party() == static_cast<uint8_t>(Party::kRefresh)) {
+      refresh_->OnCompletion(completion);
     }
+  }
+  void AfterCompletions() override {
     if (resolver_.has_results()) refresh_->OnResolved();
-    timers_.Advance(now_);
-  }
-  bool RunUntil(const std::function<bool()>& done, absl::Duration limit = absl::Seconds(5)) {
-    for (const absl::Time end = now_ + limit; now_ < end && !done();) Turn();
-    return done();
-  }
-  void Run(absl::Duration time) {
-    RunUntil([] { return false; }, time);
-  }
-  // Moves the clock from deadline to deadline, with some turns for what they begin.
-  void Skip(absl::Duration time) {
-    const absl::Time end = now_ + time;
-    while (now_ < end) {
-      now_ = std::max(now_, std::min(end, timers_.next()));
-      timers_.Advance(now_);
-      if (now_ < end) Run(std::min(end - now_, absl::Milliseconds(10)));
-    }
   }
   // Until an ask begun now is answered.
   bool AskAndWait(const std::string& first_node_id = "") {
@@ -251,15 +210,7 @@ class TopologyRefreshTest : public testing::Test {
     uint64_t refresh;  // number of the refresh that answered
   };
 
-  io::RingDirectory directory_;
-  std::unique_ptr<io::Ring> ring_;
-  io::Timers timers_;
-  absl::Time now_;
-  Config config_;
   FakeResolver resolver_;
-  ControlStats stats_;
-  LogLines lines_;
-  proxy::Log log_;
   std::vector<std::unique_ptr<Member>> members_;
   Member* a_ = nullptr;
   Member* b_ = nullptr;
@@ -268,7 +219,6 @@ class TopologyRefreshTest : public testing::Test {
   std::vector<Answered> answers_;
   uint64_t sequence_ = 1000;
   std::unique_ptr<TopologyRefresh> refresh_;
-  std::vector<io::Completion> batch_ = std::vector<io::Completion>(256);
 };
 
 // --- the first view
