@@ -31,6 +31,7 @@ struct ClientAnswer;
 struct ClientFacts;
 struct ClientQuery;
 struct Monitor;
+struct FaceShare;
 class Subscriber;
 struct Topic;
 struct Tracker;
@@ -142,6 +143,8 @@ class Client {
   void NoteAuthFailure();
   std::string PeerName() const;
   std::string LocalName() const;
+  // What it is told of the whole cluster (proxy/cluster_face.h).
+  FaceShare face_share() const;
   absl::Time opened_at() const { return opened_at_; }
   io::Fd fd() const { return connection_.fd(); }
   // No more requests are taken after the one being answered.

@@ -65,11 +65,4 @@ void AnswerClientTrackingInfo(const LocalCall& call) {
   for (const std::string& prefix : tracking.prefixes) out.Bulk(prefix);
 }
 
-// The proxy looks like a server outside a cluster.
-void AnswerClusterDisabled(const LocalCall& call) {
-  call.Error("ERR This instance has cluster support disabled");
-}
-
-void AnswerClusterMyId(const LocalCall& call) { call.Encode().Bulk(RunId()); }
-
 }  // namespace proxy

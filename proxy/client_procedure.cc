@@ -6,6 +6,7 @@
 
 #include "proxy/args.h"
 #include "proxy/client.h"
+#include "proxy/cluster_face.h"
 #include "proxy/procedure.h"
 #include "proxy/worker.h"
 
@@ -15,9 +16,15 @@ void Client::TakeWholeCluster(const cluster::CommandSpec& command, const resp::P
                               const io::Rope& frame) {
   const ArgList args(pieces);
   std::string error;
-  std::unique_ptr<Procedure> procedure = MakeProcedure(worker_, command, args, frame, &error);
+  std::unique_ptr<Procedure> procedure =
+      MakeProcedure(worker_, command, face_share(), args, frame, &error);
   if (procedure == nullptr) return AnswerNewError(error);
   StartProcedure(NewRequest(command, frame.size()), std::move(procedure));
+}
+
+FaceShare Client::face_share() const {
+  const Config& config = worker_->config();
+  return config.cluster_face_nodes.size() < 2 ? FaceShare() : FaceShareOf(config, LocalName());
 }
 
 void Client::StartProcedure(Request* request, std::unique_ptr<Procedure> procedure) {

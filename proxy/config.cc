@@ -18,6 +18,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "proxy/cluster_face.h"
 #include "proxy/options.h"
 #include "proxy/small_file.h"
 #include "proxy/stats.h"
@@ -191,6 +192,40 @@ bool IsLoopback(const io::Endpoint& endpoint) {
   return absl::StartsWith(text, "127.") || absl::StartsWith(text, "[::1]:");
 }
 
+absl::Status CheckClusterFace(const Config& config) {
+  const cluster::NodeAddress& own = config.cluster_face_address;
+  const std::vector<cluster::NodeAddress>& nodes = config.cluster_face_nodes;
+  if (!config.cluster_face) {
+    // Else nobody would find out that it has no effect.
+    constexpr absl::string_view kNeeds = " needs --cluster-face";
+    if (!own.host.empty()) {
+      return Error("--cluster-face-address",
+                   absl::StrCat(Quoted(FaceName(own.host, own.port)), kNeeds));
+    }
+    if (nodes.empty()) return absl::OkStatus();
+    return Error("--cluster-face-nodes",
+                 absl::StrCat(Quoted(FaceName(nodes[0].host, nodes[0].port)), kNeeds));
+  }
+  if (!own.host.empty()) {
+    if (nodes.empty() || std::find(nodes.begin(), nodes.end(), own) != nodes.end()) {
+      return absl::OkStatus();
+    }
+    return Error("--cluster-face-address", absl::StrCat(Quoted(FaceName(own.host, own.port)),
+                                                        " is not one of --cluster-face-nodes"));
+  }
+  if (!nodes.empty()) return absl::OkStatus();
+  const auto is_unix = [](const io::Endpoint& endpoint) { return endpoint.is_unix(); };
+  const auto has_port = [](const io::Endpoint& endpoint) { return endpoint.port() != 0; };
+  const auto without = std::find_if(config.listen.begin(), config.listen.end(), is_unix);
+  if (without == config.listen.end() ||
+      std::any_of(config.listen.begin(), config.listen.end(), has_port)) {
+    return absl::OkStatus();
+  }
+  return Error("--addr",
+               absl::StrCat(Quoted(without->ToString()), " has no port that --cluster-face",
+                            " could tell: give --cluster-face-address"));
+}
+
 // What no single option can tell.
 absl::Status CheckTogether(const Config& config) {
   if (!config.backend_username.empty() && config.backend_password.empty()) {
@@ -207,7 +242,7 @@ absl::Status CheckTogether(const Config& config) {
                                           " --requirepass-file, or --allow-unauthenticated"));
     }
   }
-  return absl::OkStatus();
+  return CheckClusterFace(config);
 }
 
 // --- texts

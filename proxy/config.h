@@ -53,6 +53,11 @@ struct Config {
 
   CrossSlot cross_slot = CrossSlot::kRefuse;  // --cross-slot
 
+  // --- the proxies as a cluster (proxy/cluster_face.h)
+  bool cluster_face = false;                             // --cluster-face
+  cluster::NodeAddress cluster_face_address;             // --cluster-face-address; no host: none
+  std::vector<cluster::NodeAddress> cluster_face_nodes;  // --cluster-face-nodes
+
   // --- limits
   // --memory-limit; ParseCommandLine turns 0 into 75 % of what the machine or cgroup has
   uint64_t memory_limit_bytes = 0;

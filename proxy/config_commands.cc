@@ -80,7 +80,7 @@ bool OwnValue(const Config& config, absl::string_view lower_name, std::string* v
   if (lower_name == "databases") {
     *value = "1";
   } else if (lower_name == "cluster-enabled") {
-    *value = "no";
+    *value = config.cluster_face ? "yes" : "no";
   } else if (lower_name == "maxclients") {
     *value = absl::StrCat(config.clients_max);
   } else if (lower_name == "proto-max-bulk-len") {

@@ -16,6 +16,7 @@ struct HelpRow {
   absl::string_view subcommand;        // empty: the container itself
   absl::string_view text;              // one or more lines
   absl::string_view valkey_text = {};  // where it differs
+  bool of_cluster_face = false;        // told only by a node of a cluster
 };
 
 constexpr HelpRow kHelp[] = {
@@ -77,8 +78,51 @@ constexpr HelpRow kHelp[] = {
      "COUNTKEYSINSLOT <slot>\n    Return the number of keys in <slot>."},
     {"CLUSTER", "GETKEYSINSLOT",
      "GETKEYSINSLOT <slot> <count>\n    Return key names stored by current node in a slot."},
+    {.container = "CLUSTER",
+     .subcommand = "INFO",
+     .text = "INFO\n    Return information about the cluster.",
+     .of_cluster_face = true},
     {"CLUSTER", "KEYSLOT", "KEYSLOT <key>\n    Return the hash slot for <key>."},
     {"CLUSTER", "MYID", "MYID\n    Return the node id."},
+    {.container = "CLUSTER",
+     .subcommand = "MYSHARDID",
+     .text = "MYSHARDID\n    Return the node's shard id.",
+     .of_cluster_face = true},
+    {.container = "CLUSTER",
+     .subcommand = "NODES",
+     .text = "NODES\n    Return cluster configuration seen by node. Output format:\n"
+             "    <id> <ip:port> <flags> <master> <pings> <pongs> <epoch> <link> <slot> ...",
+     .valkey_text = "NODES\n    Return cluster configuration seen by node. Output format:\n"
+                    "    <id> <ip:port@bus-port[,hostname]> <flags> <primary> <pings> <pongs> "
+                    "<epoch> <link> <slot> ...",
+     .of_cluster_face = true},
+    {.container = "CLUSTER",
+     .subcommand = "REPLICAS",
+     .text = "REPLICAS <node-id>\n    Return <node-id> replicas.",
+     .of_cluster_face = true},
+    {.container = "CLUSTER",
+     .subcommand = "SLOTS",
+     .text = "SLOTS\n    Return information about slots range mappings. Each range is made of:\n"
+             "    start, end, master and replicas IP addresses, ports and ids",
+     .valkey_text =
+         "SLOTS\n    Return information about slots range mappings. Each range is made of:\n"
+         "    start, end, primary and replicas IP addresses, ports and ids",
+     .of_cluster_face = true},
+    {.container = "CLUSTER",
+     .subcommand = "SHARDS",
+     .text = "SHARDS\n    Return information about slot range mappings and the nodes associated "
+             "with them.",
+     .of_cluster_face = true},
+    {.container = "CLUSTER",
+     .subcommand = "COUNT-FAILURE-REPORTS",
+     .text = "COUNT-FAILURE-REPORTS <node-id>\n    Return number of failure reports for <node-id>.",
+     .of_cluster_face = true},
+    {.container = "CLUSTER",
+     .subcommand = "LINKS",
+     .text = "LINKS\n    Return information about all network links between this node and its "
+             "peers.\n    Output format is an array where each array element is a map containing "
+             "attributes of a link",
+     .of_cluster_face = true},
     {"COMMAND", "", "(no subcommand)\n    Return details about all Redis commands.",
      "(no subcommand)\n    Return details about all commands."},
     {"COMMAND", "COUNT", "COUNT\n    Return the total number of commands in this Redis server.",
@@ -108,11 +152,12 @@ constexpr HelpRow kHelp[] = {
      "    Return the keys and the access flags from a full command."},
 };
 
-bool IsKnown(const ServerInfo& server, const HelpRow& row) {
+bool IsKnown(const LocalSession& session, const HelpRow& row) {
+  if (row.of_cluster_face && !session.has_cluster_face()) return false;
   if (row.subcommand.empty()) return true;
   const cluster::CommandSpec* container = cluster::FindCommand(row.container);
   const cluster::CommandSpec* command = cluster::FindSubcommand(*container, row.subcommand);
-  return command == nullptr || IsKnownTo(server, *command);
+  return command == nullptr || IsKnownTo(session.server(), *command);
 }
 
 }  // namespace
@@ -122,7 +167,7 @@ void AnswerHelp(const LocalCall& call) {
   const absl::string_view container = call.command.container;
   std::vector<absl::string_view> lines;
   for (const HelpRow& row : kHelp) {
-    if (row.container != container || !IsKnown(server, row)) continue;
+    if (row.container != container || !IsKnown(*call.session, row)) continue;
     const bool valkey = server.valkey && !row.valkey_text.empty();
     for (absl::string_view line : absl::StrSplit(valkey ? row.valkey_text : row.text, '\n')) {
       lines.push_back(line);

@@ -28,7 +28,9 @@ const std::chrono::steady_clock::time_point kLoadedAt = std::chrono::steady_cloc
 struct InfoInput {
   const ServerInfo& server;
   const ProxyFacts& proxy;
+  const bool cluster_face;
 
+  absl::string_view mode() const { return cluster_face ? "cluster" : "standalone"; }
   uint64_t Sum(Counter WorkerStats::*member) const { return proxy.stats->Sum(member); }
 };
 
@@ -59,15 +61,15 @@ void AppendServer(const InfoInput& in, std::string* out) {
   absl::StrAppend(out, "redis_version:", in.server.valkey ? compatible : in.server.version, "\r\n");
   if (in.server.valkey) {
     absl::StrAppend(out, "server_name:valkey\r\nvalkey_version:", in.server.version,
-                    "\r\nserver_mode:standalone\r\n");
+                    "\r\nserver_mode:", in.mode(), "\r\n");
   }
   utsname system = {};
   uname(&system);
   const int64_t uptime =
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - kLoadedAt)
           .count();
-  absl::StrAppend(out, "redis_mode:standalone\r\nos:", system.sysname, " ", system.release, " ",
-                  system.machine, "\r\narch_bits:", sizeof(void*) * 8,
+  absl::StrAppend(out, "redis_mode:", in.mode(), "\r\nos:", system.sysname, " ", system.release,
+                  " ", system.machine, "\r\narch_bits:", sizeof(void*) * 8,
                   "\r\nmultiplexing_api:io_uring\r\nprocess_id:", getpid(), "\r\nrun_id:", RunId(),
                   "\r\ntcp_port:", in.proxy.tcp_port);
   absl::StrAppend(out, "\r\nserver_time_usec:", absl::ToUnixMicros(absl::Now()),
@@ -152,7 +154,9 @@ void AppendCpu(const InfoInput&, std::string* out) {
 
 void AppendNothing(const InfoInput&, std::string*) {}
 
-void AppendCluster(const InfoInput&, std::string* out) { out->append("cluster_enabled:0\r\n"); }
+void AppendCluster(const InfoInput& in, std::string* out) {
+  absl::StrAppend(out, "cluster_enabled:", in.cluster_face ? 1 : 0, "\r\n");
+}
 
 // Whole numbers under their metric names, so that INFO and the metrics say the same.
 void AppendProxy(const InfoInput& in, std::string* out) {
@@ -216,7 +220,7 @@ bool IsWanted(const Section& section, absl::Span<const absl::string_view> names)
 
 void AnswerInfo(const LocalCall& call) {
   const ProxyFacts facts = call.session->DescribeProxy();
-  const InfoInput input{call.session->server(), facts};
+  const InfoInput input{call.session->server(), facts, call.session->has_cluster_face()};
   std::string text;
   for (const Section& section : kSections) {
     if (!IsWanted(section, call.args.subspan(1))) continue;

@@ -16,6 +16,10 @@ class WorkerSession final : public LocalSession {
   const LearnedCommands* learned() const override { return worker_.learned(); }
   absl::string_view password() const override { return worker_.config().password; }
   ProxyFacts DescribeProxy() const override;
+  bool has_cluster_face() const override { return worker_.config().cluster_face; }
+  ClusterFace DescribeClusterFace() const override {
+    return ClusterFace(worker_.config(), client_->LocalName());
+  }
 
   uint64_t client_id() const override { return client_->id(); }
   resp::Protocol protocol() const override { return client_->protocol(); }

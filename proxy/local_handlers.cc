@@ -153,7 +153,7 @@ void AnswerHello(const LocalCall& call) {
   out.Bulk("id");
   out.Integer(static_cast<int64_t>(session->client_id()));
   out.Bulk("mode");
-  out.Bulk("standalone");
+  out.Bulk(session->has_cluster_face() ? "cluster" : "standalone");
   out.Bulk("role");
   out.Bulk("master");
   out.Bulk("modules");
@@ -171,7 +171,9 @@ void AnswerSelect(const LocalCall& call) {
     return call.Error(
         absl::StrCat("ERR value is out of range, value must between ", kLeast, " and ", kMost));
   }
-  if (index < 0) return call.Error("ERR DB index is out of range");
+  if (index < 0 && !call.session->has_cluster_face()) {
+    return call.Error("ERR DB index is out of range");
+  }
   if (index != 0) return call.Error("ERR SELECT is not allowed in cluster mode");
   call.Ok();
 }
@@ -272,6 +274,7 @@ struct HandlerRow {
 };
 
 constexpr HandlerRow kHandlers[] = {
+    {"", "ASKING", AnswerAsking},
     {"", "AUTH", AnswerAuth},
     {"", "COMMAND", AnswerCommand},
     {"", "ECHO", AnswerEcho},
@@ -305,19 +308,19 @@ constexpr HandlerRow kHandlers[] = {
     {"CLIENT", "SETINFO", AnswerClientSetInfo},
     {"CLIENT", "SETNAME", AnswerClientSetName},
     {"CLIENT", "TRACKINGINFO", AnswerClientTrackingInfo},
-    {"CLUSTER", "COUNT-FAILURE-REPORTS", AnswerClusterDisabled},
+    {"CLUSTER", "COUNT-FAILURE-REPORTS", AnswerClusterCountFailureReports},
     {"CLUSTER", "HELP", AnswerHelp},
-    {"CLUSTER", "INFO", AnswerClusterDisabled},
+    {"CLUSTER", "INFO", AnswerClusterInfo},
     {"CLUSTER", "KEYSLOT", AnswerKeySlot},
-    {"CLUSTER", "LINKS", AnswerClusterDisabled},
+    {"CLUSTER", "LINKS", AnswerClusterLinks},
     {"CLUSTER", "MYID", AnswerClusterMyId},
-    {"CLUSTER", "MYSHARDID", AnswerClusterDisabled, Since::kRedis72},
-    {"CLUSTER", "NODES", AnswerClusterDisabled},
-    {"CLUSTER", "REPLICAS", AnswerClusterDisabled},
-    {"CLUSTER", "SHARDS", AnswerClusterDisabled},
-    {"CLUSTER", "SLAVES", AnswerClusterDisabled},
-    {"CLUSTER", "SLOT-STATS", AnswerClusterDisabled, Since::kValkey},
-    {"CLUSTER", "SLOTS", AnswerClusterDisabled},
+    {"CLUSTER", "MYSHARDID", AnswerClusterMyShardId, Since::kRedis72},
+    {"CLUSTER", "NODES", AnswerClusterNodes},
+    {"CLUSTER", "REPLICAS", AnswerClusterReplicas},
+    {"CLUSTER", "SHARDS", AnswerClusterShards},
+    {"CLUSTER", "SLAVES", AnswerClusterReplicas},
+    {"CLUSTER", "SLOT-STATS", AnswerClusterSlotStats, Since::kValkey},
+    {"CLUSTER", "SLOTS", AnswerClusterSlots},
     {"COMMAND", "COUNT", AnswerCommandCount},
     {"COMMAND", "DOCS", AnswerCommandDocs},
     {"COMMAND", "GETKEYS", AnswerCommandGetKeys},

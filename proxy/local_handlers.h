@@ -70,9 +70,18 @@ void AnswerClientGetRedir(const LocalCall& call);
 void AnswerClientNoEvict(const LocalCall& call);
 void AnswerClientNoTouch(const LocalCall& call);
 void AnswerClientTrackingInfo(const LocalCall& call);
-void AnswerClusterDisabled(const LocalCall& call);
+// proxy/cluster_replies.cc
+void AnswerAsking(const LocalCall& call);
+void AnswerClusterCountFailureReports(const LocalCall& call);
+void AnswerClusterInfo(const LocalCall& call);
+void AnswerClusterLinks(const LocalCall& call);
 void AnswerClusterMyId(const LocalCall& call);
-
+void AnswerClusterMyShardId(const LocalCall& call);
+void AnswerClusterNodes(const LocalCall& call);
+void AnswerClusterReplicas(const LocalCall& call);
+void AnswerClusterShards(const LocalCall& call);
+void AnswerClusterSlots(const LocalCall& call);
+void AnswerClusterSlotStats(const LocalCall& call);
 // proxy/command_replies.cc
 void AnswerCommand(const LocalCall& call);
 void AnswerCommandCount(const LocalCall& call);

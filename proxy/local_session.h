@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "proxy/client.h"
 #include "proxy/client_line.h"
+#include "proxy/cluster_face.h"
 #include "proxy/messages.h"
 #include "proxy/stats.h"
 #include "resp/encoder.h"
@@ -42,6 +43,10 @@ class LocalSession {
   // What clients must say to authenticate; empty: nothing.
   virtual absl::string_view password() const = 0;
   virtual ProxyFacts DescribeProxy() const = 0;
+  // The proxy looks like a cluster's node (--cluster-face), …
+  virtual bool has_cluster_face() const = 0;
+  // … which looks so to this client.
+  virtual ClusterFace DescribeClusterFace() const = 0;
 
   // --- the client
   virtual uint64_t client_id() const = 0;

@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "io/socket.h"
+#include "proxy/cluster_face.h"
 #include "proxy/log.h"
 #include "proxy/small_file.h"
 #include "proxy/system_limits.h"
@@ -159,19 +160,28 @@ Option Addr() {
           .clear = [](Config* config) { config->listen.clear(); }};
 }
 
+// A name or an address, and a port. False: it is something else.
+bool ParseNodeAddress(absl::string_view text, cluster::NodeAddress* address) {
+  absl::StatusOr<io::HostPort> node = io::ParseHostPort(text);
+  // The last part of an IPv6 address without brackets would be taken for the port.
+  const bool ipv6 = node.ok() && absl::StrContains(node->host, ':');
+  if (!node.ok() || node->host.empty() || node->port == 0 || ipv6 != absl::StartsWith(text, "[") ||
+      !std::all_of(node->host.begin(), node->host.end(), [](unsigned char c) {
+        return absl::ascii_isalnum(c) || absl::StrContains("-._:%", static_cast<char>(c));
+      })) {
+    return false;
+  }
+  *address = {std::move(node->host), node->port};
+  return true;
+}
+
 Option StartupNodes() {
   auto set = [](absl::string_view text, Config* config) {
-    absl::StatusOr<io::HostPort> node = io::ParseHostPort(text);
-    // The last part of an IPv6 address without brackets would be taken for the port.
-    const bool ipv6 = node.ok() && absl::StrContains(node->host, ':');
-    if (!node.ok() || node->host.empty() || node->port == 0 ||
-        ipv6 != absl::StartsWith(text, "[") ||
-        !std::all_of(node->host.begin(), node->host.end(), [](unsigned char c) {
-          return absl::ascii_isalnum(c) || absl::StrContains("-._:%", static_cast<char>(c));
-        })) {
+    cluster::NodeAddress node;
+    if (!ParseNodeAddress(text, &node)) {
       return Bad("is not HOST:PORT (10.0.0.1:7001, node-a:7001, [::1]:7001)");
     }
-    config->startup_nodes.push_back({node->host, node->port});
+    config->startup_nodes.push_back(std::move(node));
     return absl::OkStatus();
   };
   auto show = [](const Config& config) {
@@ -218,6 +228,62 @@ Option CrossSlotOption() {
           .help = "MULTI over several slots: refuse it, or run it in one atomic part a slot",
           .set = set,
           .show = show};
+}
+
+// What clients are told to connect to, written as the servers write it.
+absl::Status ParseFaceAddress(absl::string_view text, cluster::NodeAddress* address) {
+  if (!ParseNodeAddress(text, address)) {
+    return Bad("is not HOST:PORT (10.0.0.1:8088, proxy-a:8088, [::1]:8088)");
+  }
+  address->host = FaceHost(address->host);
+  if (IsWildcard(address->host)) return Bad("is no address that clients could connect to");
+  return absl::OkStatus();
+}
+
+Option ClusterFaceAddress() {
+  auto set = [](absl::string_view text, Config* config) {
+    return ParseFaceAddress(text, &config->cluster_face_address);
+  };
+  auto show = [](const Config& config) {
+    const cluster::NodeAddress& address = config.cluster_face_address;
+    return address.host.empty() ? "none" : FaceName(address.host, address.port);
+  };
+  return {
+      .name = "cluster-face-address",
+      .takes = "HOST:PORT",
+      .help = "this proxy's own for --cluster-face; without it the one that a client connected to",
+      .set = set,
+      .show = show};
+}
+
+Option ClusterFaceNodes() {
+  auto set = [](absl::string_view text, Config* config) {
+    cluster::NodeAddress node;
+    const absl::Status status = ParseFaceAddress(text, &node);
+    if (!status.ok()) return status;
+    std::vector<cluster::NodeAddress>* const nodes = &config->cluster_face_nodes;
+    if (std::find(nodes->begin(), nodes->end(), node) != nodes->end()) {
+      return Bad("is there twice");
+    }
+    if (nodes->size() == kFaceNodesMax) {
+      return Bad(absl::StrCat("is one more than the ", kFaceNodesMax, " that there may be"));
+    }
+    nodes->push_back(std::move(node));
+    return absl::OkStatus();
+  };
+  auto show = [](const Config& config) {
+    if (config.cluster_face_nodes.empty()) return std::string("none");
+    return absl::StrJoin(config.cluster_face_nodes, ",",
+                         [](std::string* out, const cluster::NodeAddress& node) {
+                           absl::StrAppend(out, FaceName(node.host, node.port));
+                         });
+  };
+  return {.name = "cluster-face-nodes",
+          .takes = "HOST:PORT,...",
+          .help = "all proxies that --cluster-face shows, the same list at each",
+          .set = set,
+          .show = show,
+          .clear = [](Config* config) { config->cluster_face_nodes.clear(); }};
 }
 
 Option MemoryLimit() {
@@ -339,6 +405,13 @@ std::vector<OptionSection> MakeSections() {
            Number("max-redirections", &Config::redirections_max, 1, 100,
                   "MOVED and ASK that one request follows"),
            CrossSlotOption(),
+       }},
+      {"The proxies as a cluster",
+       {
+           Switch("cluster-face", &Config::cluster_face,
+                  "look like a cluster's node, for clients that want a cluster"),
+           ClusterFaceAddress(),
+           ClusterFaceNodes(),
        }},
       {"Limits",
        {

@@ -9,6 +9,7 @@
 #include "io/buffer_pool.h"
 #include "proxy/config_commands.h"
 #include "proxy/every_node.h"
+#include "proxy/face_share.h"
 #include "proxy/function_commands.h"
 #include "proxy/node_reports.h"
 #include "proxy/random_key.h"
@@ -151,10 +152,10 @@ io::Rope MakeFrame(absl::Span<const absl::string_view> args) {
 }
 
 std::unique_ptr<Procedure> MakeProcedure(Worker* worker, const cluster::CommandSpec& command,
-                                         const ArgList& args, const io::Rope& frame,
-                                         std::string* error) {
+                                         const FaceShare& share, const ArgList& args,
+                                         const io::Rope& frame, std::string* error) {
   if (command.container.empty()) {
-    if (command.name == "SCAN") return MakeScan(worker, args, error);
+    if (command.name == "SCAN") return MakeScan(worker, share, args, error);
     if (command.name == "RANDOMKEY") return MakeRandomKey(command);
     if (command.name == "WAIT") return MakeWait(worker, command, args, error);
   }
@@ -169,6 +170,9 @@ std::unique_ptr<Procedure> MakeProcedure(Worker* worker, const cluster::CommandS
   if (command.container == "FUNCTION") {
     if (command.name == "LOAD") return MakeFunctionLoad(command, args, frame);
     if (command.name == "DELETE") return MakeFunctionDelete(command, frame);
+  }
+  if (!share.is_all()) {
+    if (auto part = MakeFaceShare(command, share, frame)) return part;
   }
   if (auto report = MakeNodeReport(command, args, frame)) return report;
   return MakeEveryNode(command, frame);

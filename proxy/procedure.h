@@ -28,6 +28,7 @@
 namespace proxy {
 
 class ArgList;
+struct FaceShare;
 struct Watch;
 class Worker;
 
@@ -114,10 +115,10 @@ class Procedure {
 };
 
 // The procedure of a command with Serve::kWholeCluster. Null: *error says what is wrong with the
-// arguments. `frame` holds them.
+// arguments. `frame` holds them; `share` is what the client is told of the cluster.
 std::unique_ptr<Procedure> MakeProcedure(Worker* worker, const cluster::CommandSpec& command,
-                                         const ArgList& args, const io::Rope& frame,
-                                         std::string* error);
+                                         const FaceShare& share, const ArgList& args,
+                                         const io::Rope& frame, std::string* error);
 
 // --- for procedures
 

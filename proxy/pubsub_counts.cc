@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/types/optional.h"
 #include "proxy/client.h"
+#include "proxy/cluster_face.h"
 #include "proxy/split_request.h"
 #include "proxy/subscriptions.h"
 #include "proxy/worker.h"
@@ -41,7 +42,8 @@ struct Part {
 
 // "*2n\r\n", then each name and its count.
 absl::optional<std::string> MergeNumSub(const SubscriptionTable& table, TopicKind kind,
-                                        const std::vector<Part>& parts, resp::Protocol protocol) {
+                                        const FaceShare& share, const std::vector<Part>& parts,
+                                        resp::Protocol protocol) {
   std::vector<std::string> names;
   std::vector<int64_t> counts;
   for (const Part& part : parts) {
@@ -66,12 +68,13 @@ absl::optional<std::string> MergeNumSub(const SubscriptionTable& table, TopicKin
   out.Array(static_cast<int64_t>(2 * names.size()));
   for (size_t i = 0; i < names.size(); ++i) {
     out.Bulk(names[i]);
-    out.Integer(counts[i] + static_cast<int64_t>(table.Find(kind, names[i]).clients));
+    const auto ours = static_cast<int64_t>(table.Find(kind, names[i]).clients);
+    out.Integer(share.Has(names[i]) ? counts[i] + ours : 0);
   }
   return reply;
 }
 
-absl::optional<std::string> MergeNumPat(const SubscriptionTable& table,
+absl::optional<std::string> MergeNumPat(const SubscriptionTable& table, const FaceShare& share,
                                         const std::vector<Part>& parts, resp::Protocol protocol) {
   int64_t total = 0;
   for (const Part& part : parts) {
@@ -85,7 +88,7 @@ absl::optional<std::string> MergeNumPat(const SubscriptionTable& table,
     if (entry.clients > 0) ++total;
   }
   std::string reply;
-  resp::Encoder(protocol, &reply).Integer(total);
+  resp::Encoder(protocol, &reply).Integer(share.has_rest() ? total : 0);
   return reply;
 }
 
@@ -96,8 +99,8 @@ TopicKind KindOf(const cluster::CommandSpec& command) {
 // The names, each once. One that a worker is still subscribed to at the node that tells it, without
 // a client, is left out: for the moment, also if others are subscribed to it there.
 absl::optional<std::string> MergeChannels(const SubscriptionTable& table, TopicKind kind,
-                                          absl::string_view pattern, const std::vector<Part>& parts,
-                                          resp::Protocol protocol) {
+                                          const FaceShare& share, absl::string_view pattern,
+                                          const std::vector<Part>& parts, resp::Protocol protocol) {
   std::set<std::string> names;
   for (const Part& part : parts) {
     if (part.bytes[0] != '*') return absl::nullopt;
@@ -105,11 +108,11 @@ absl::optional<std::string> MergeChannels(const SubscriptionTable& table, TopicK
       absl::string_view name;
       if (!resp::ParseText(element, &name)) return absl::nullopt;
       if (table.PlacesAt(kind, name, part.node_id, part.asked) > 0) continue;
-      names.emplace(name);
+      if (share.Has(name)) names.emplace(name);
     }
   }
   for (const SubscriptionTable::Entry& entry : table.List(kind, pattern)) {
-    if (entry.clients > 0) names.insert(entry.name);
+    if (entry.clients > 0 && share.Has(entry.name)) names.insert(entry.name);
   }
   std::string reply;
   resp::Encoder out(protocol, &reply);
@@ -154,13 +157,14 @@ io::Rope PubSubCountsReply(Worker* worker, Client* client, const Request& parent
   const absl::string_view name = parent.command->name;
   const TopicKind kind = KindOf(*parent.command);
   const resp::Protocol protocol = client->protocol();
+  const FaceShare share = client->face_share();
   absl::optional<std::string> reply;
   if (name == "NUMPAT") {
-    reply = MergeNumPat(table, parts, protocol);
+    reply = MergeNumPat(table, share, parts, protocol);
   } else if (absl::EndsWith(name, "NUMSUB")) {
-    reply = MergeNumSub(table, kind, parts, protocol);
+    reply = MergeNumSub(table, kind, share, parts, protocol);
   } else {
-    reply = MergeChannels(table, kind, parent.bytes.Flatten(), parts, protocol);
+    reply = MergeChannels(table, kind, share, parent.bytes.Flatten(), parts, protocol);
   }
   // A node's reply is not as it must be: as it is, rather than a wrong sum.
   if (!reply.has_value()) return parent.fragments->requests[0]->bytes;

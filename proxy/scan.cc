@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "cluster/own_slots.h"
 #include "proxy/args.h"
+#include "proxy/cluster_face.h"
 #include "proxy/glob.h"
 #include "proxy/worker.h"
 #include "resp/views.h"
@@ -63,7 +64,8 @@ const Commands& AllOfThem() {
 }
 
 struct Options {
-  cluster::Slot slot = 0;
+  int slot = 0;          // where this call begins, and …
+  int end = kSlotCount;  // … the slot behind the last that any call tells of
   int64_t count = 10;
   bool match_all = true;
   std::string match;
@@ -166,7 +168,7 @@ void Scan::Next(Step* step) {
     failed |= ask.failed();
   }
   if (failed) return step->AnswerError(FailureLine(step->asks, false));
-  if (step->asks.empty()) return PlanCount(step, 0);
+  if (step->asks.empty()) return begin_ < options_.end ? PlanCount(step, 0) : End(step);
   if (gone) {
     // Planned by a topology that is over: once more from where all is read.
     hint_slot_ = -1;
@@ -267,7 +269,7 @@ void Scan::PlanCount(Step* step, uint64_t refresh_ask) {
     asked_.push_back({});
     return;
   }
-  const int end = std::min(counted_to_ + window_, kSlotCount);
+  const int end = std::min(counted_to_ + window_, options_.end);
   for (int slot = counted_to_; slot < end; ++slot) {
     const cluster::NodeIndex owner = OwnerOf(worker, slot);
     if (owner == cluster::kNoNode) break;
@@ -305,7 +307,7 @@ void Scan::TakeCount(Step* step) {
     enough = keys_expected_ >= std::min(options_.count, kKeysPerCallMax) ||
              parts_.size() >= kPartsMax || moving;
   }
-  enough |= counted_to_ == kSlotCount || counted_ >= kCountedMax || doubtful >= 0;
+  enough |= counted_to_ == options_.end || counted_ >= kCountedMax || doubtful >= 0;
   if (enough && !parts_.empty()) return PlanKeys(step);
   if (doubtful >= 0) {
     begin_ = counted_to_;
@@ -521,7 +523,7 @@ void Scan::TakeTypes(Step* step) {
 
 void Scan::Answer(Step* step) {
   const std::vector<std::string>& keys = options_.type.empty() ? keys_ : of_type_;
-  uint64_t cursor = begin_ == kSlotCount ? 0 : static_cast<uint64_t>(begin_);
+  uint64_t cursor = begin_ >= options_.end ? 0 : static_cast<uint64_t>(begin_);
   // 0 is the end: slot 0 that is to be read once more has a position.
   if (begin_ == 0) cursor = uint64_t{1} << kSlotBits;
   std::string reply;
@@ -555,7 +557,8 @@ bool IsKnownType(absl::string_view type) {
 
 }  // namespace
 
-std::unique_ptr<Procedure> MakeScan(Worker* worker, const ArgList& args, std::string* error) {
+std::unique_ptr<Procedure> MakeScan(Worker* worker, const FaceShare& share, const ArgList& args,
+                                    std::string* error) {
   const absl::Span<const absl::string_view> words = args.views();
   const bool valkey = worker->cluster() != nullptr && worker->cluster()->server.valkey;
   Options options;
@@ -564,7 +567,8 @@ std::unique_ptr<Procedure> MakeScan(Worker* worker, const ArgList& args, std::st
     *error = "ERR invalid cursor";
     return nullptr;
   }
-  options.slot = static_cast<cluster::Slot>(cursor & (kSlotCount - 1));
+  options.slot = std::max<int>(cursor & (kSlotCount - 1), share.first);
+  options.end = share.last + 1;
   for (size_t i = 2; i < words.size(); i += 2) {
     const absl::string_view option = words[i];
     const bool has_value = i + 1 < words.size();

@@ -11,11 +11,13 @@
 #include <memory>
 #include <string>
 
+#include "proxy/cluster_face.h"
 #include "proxy/procedure.h"
 
 namespace proxy {
 
 // Null: *error says what is wrong with the arguments, in the words of the connected cluster.
-std::unique_ptr<Procedure> MakeScan(Worker* worker, const ArgList& args, std::string* error);
+std::unique_ptr<Procedure> MakeScan(Worker* worker, const FaceShare& share, const ArgList& args,
+                                    std::string* error);
 
 }  // namespace proxy

@@ -276,8 +276,7 @@ class RefusedTest(FakeClusterTestCase):
         refused = refused.split("**Known differences**")[0]
         for name, (_, serve, _) in read_command_table().items():
             if serve not in ("NotYet", "Refused") or name.startswith(("PFDEBUG", "PFSELFTEST",
-                                                                      "REPLCONF", "RESTORE-",
-                                                                      "ASKING")):
+                                                                      "REPLCONF", "RESTORE-")):
                 continue  # of the servers among themselves
             container = name.split("|")[0]
             if container in ("CLIENT", "FUNCTION", "LATENCY", "MEMORY", "OBJECT", "PUBSUB", "SLOWLOG",
@@ -292,7 +291,7 @@ class RefusedTest(FakeClusterTestCase):
         other = self.client(proxy)
         other.call("SET", "k", "v")
         cluster.clear_log()
-        for command in (("ASKING",), ("SYNC",),
+        for command in (("SYNC",),
                         ("PSYNC", "?", "-1"), ("SHUTDOWN",), ("DEBUG", "SLEEP", "0"),
                         ("CLUSTER", "RESET"), ("CLUSTER", "SETSLOT", "1", "STABLE"),
                         ("REPLICAOF", "NO", "ONE"), ("SLAVEOF", "NO", "ONE"), ("FAILOVER",),

@@ -80,6 +80,9 @@ class FlagsTest(FakeClusterTestCase):
                 ("--ring-entries", "1"), ("--requirepass-file", "/nonexistent/file"),
                 ("--backend-password-file", "/nonexistent/file"), ("--debug-addr", "x"),
                 ("--disable-feature", "nosuch"), ("--hold-timeout", "1x"),
+                ("--cluster-face-address", "x"),
+                ("--cluster-face-address", "127.0.0.1:1"), ("--cluster-face-nodes", "x:1,"),
+                ("--cluster-face-nodes", "x:1"),
                 ("--config", "/nonexistent/file"), ("--log-file", "/nonexistent/dir/file")):
             with self.subTest(flag=flag, value=value):
                 self.assert_refused(flag, value, "--startup-nodes", "127.0.0.1:1", "--addr",

@@ -112,6 +112,9 @@ TEST_F(ConfigTest, EveryFlagReachesItsField) {
       "--retry-reads=false",
       "--max-redirections=9",
       "--cross-slot=split",
+      "--cluster-face",
+      "--cluster-face-address=b:2",
+      "--cluster-face-nodes=a:1,b:2",
       "--memory-limit=64mb",
       "--max-args=10",
       "--max-bulk-bytes=12kb",
@@ -145,6 +148,10 @@ TEST_F(ConfigTest, EveryFlagReachesItsField) {
   EXPECT_FALSE(config->retry_reads);
   EXPECT_EQ(config->redirections_max, 9);
   EXPECT_EQ(config->cross_slot, CrossSlot::kSplit);
+  EXPECT_TRUE(config->cluster_face);
+  EXPECT_EQ(config->cluster_face_address, (cluster::NodeAddress{"b", 2}));
+  EXPECT_THAT(config->cluster_face_nodes,
+              ElementsAre(cluster::NodeAddress{"a", 1}, cluster::NodeAddress{"b", 2}));
   EXPECT_EQ(config->memory_limit_bytes, 64u << 20);
   EXPECT_EQ(config->args_max, 10);
   EXPECT_EQ(config->bulk_bytes_max, 12 << 10);
@@ -362,6 +369,59 @@ TEST_F(ConfigTest, BackendCredentialsAreNotLentToClientsWithoutAPassword) {
   EXPECT_EQ(ErrorOf({backend, "--addr=127.0.0.1:1,127.9.9.9:1,[::1]:2,unix:/x"}), "");
   EXPECT_EQ(ErrorOf({backend, clients}), "");
   EXPECT_EQ(ErrorOf({backend, "--allow-unauthenticated"}), "");
+}
+
+TEST_F(ConfigTest, AddressesOfTheClusterFaceAreWrittenAsServersWriteThem) {
+  const std::shared_ptr<const Config> config =
+      MustParse({"--cluster-face", "--cluster-face-address=[0:0::1]:1",
+                 "--cluster-face-nodes=[fe80::1%nosuch]:1,[::1]:1,Proxy-A:1,10.0.0.1:1"});
+  EXPECT_EQ(config->cluster_face_address.host, "::1");
+  std::vector<std::string> hosts;
+  for (const cluster::NodeAddress& node : config->cluster_face_nodes) hosts.push_back(node.host);
+  EXPECT_THAT(hosts, ElementsAre("fe80::1", "::1", "Proxy-A", "10.0.0.1"));
+}
+
+TEST_F(ConfigTest, AClusterFaceThatCannotBeShownIsRefused) {
+  const struct {
+    std::vector<std::string> args;
+    std::string error;
+  } cases[] = {
+      {{"--cluster-face=yes"}, "--cluster-face: 'yes' is neither true nor false"},
+      {{"--cluster-face-address=a:1"}, "--cluster-face-address: 'a:1' needs --cluster-face"},
+      {{"--cluster-face-nodes=[::1]:1,a:1"},
+       "--cluster-face-nodes: '[::1]:1' needs --cluster-face"},
+      {{"--cluster-face", "--cluster-face-address=::1:1"},
+       "--cluster-face-address: '::1:1' is not HOST:PORT (10.0.0.1:8088, proxy-a:8088,"
+       " [::1]:8088)"},
+      {{"--cluster-face", "--cluster-face-address=0.0.0.0:1"},
+       "--cluster-face-address: '0.0.0.0:1' is no address that clients could connect to"},
+      {{"--cluster-face", "--cluster-face-nodes=a:1,[::]:1"},
+       "--cluster-face-nodes: '[::]:1' is no address that clients could connect to"},
+      {{"--cluster-face", "--cluster-face-nodes=a:1,a:0"},
+       "--cluster-face-nodes: 'a:0' is not HOST:PORT (10.0.0.1:8088, proxy-a:8088, [::1]:8088)"},
+      {{"--cluster-face", "--cluster-face-nodes=a:1,b:1,a:1"},
+       "--cluster-face-nodes: 'a:1' is there twice"},
+      {{"--cluster-face", "--cluster-face-nodes=[::1]:1,[0::1]:1"},
+       "--cluster-face-nodes: '[0::1]:1' is there twice"},
+      {{"--cluster-face", "--cluster-face-nodes=a:1,b:1", "--cluster-face-address=c:1"},
+       "--cluster-face-address: 'c:1' is not one of --cluster-face-nodes"},
+      {{"--cluster-face", "--addr=unix:/x"},
+       "--addr: 'unix:/x' has no port that --cluster-face could tell: give"
+       " --cluster-face-address"},
+      {{"--cluster-face", "--addr=unix:/x,127.0.0.1:0"},
+       "--addr: 'unix:/x' has no port that --cluster-face could tell: give"
+       " --cluster-face-address"},
+  };
+  for (const auto& c : cases) EXPECT_EQ(ErrorOf(c.args), c.error);
+  EXPECT_EQ(ErrorOf({"--cluster-face", "--addr=unix:/x,127.0.0.1:1"}), "");
+  EXPECT_EQ(ErrorOf({"--cluster-face", "--addr=unix:/x", "--cluster-face-address=a:1"}), "");
+  EXPECT_EQ(ErrorOf({"--cluster-face", "--addr=unix:/x", "--cluster-face-nodes=a:1"}), "");
+  EXPECT_EQ(ErrorOf({"--cluster-face", "--addr=127.0.0.1:0"}), "");
+
+  std::string list = "a:1";
+  for (int port = 2; port <= 257; ++port) absl::StrAppend(&list, ",a:", port);
+  EXPECT_EQ(ErrorOf({"--cluster-face", "--cluster-face-nodes=" + list}),
+            "--cluster-face-nodes: 'a:257' is one more than the 256 that there may be");
 }
 
 TEST_F(ConfigTest, NoErrorShowsASecret) {

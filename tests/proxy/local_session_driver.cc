@@ -39,6 +39,8 @@ class DriverSession final : public LocalSession {
     facts.ring_features = "none";
     return facts;
   }
+  bool has_cluster_face() const override { return false; }
+  ClusterFace DescribeClusterFace() const override { return ClusterFace(Config(), ""); }
   uint64_t client_id() const override { return 7; }
   resp::Protocol protocol() const override { return protocol_; }
   void set_protocol(resp::Protocol protocol) override { protocol_ = protocol; }

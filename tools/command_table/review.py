@@ -86,12 +86,14 @@ REVIEWED_SERVE = {
         "computed without a node": "CLUSTER|HELP CLUSTER|KEYSLOT",
         "there is one user, 'default', with the proxy's password":
             "ACL|CAT ACL|DRYRUN ACL|GENPASS ACL|GETUSER ACL|LIST ACL|LOG ACL|USERS ACL|WHOAMI",
-        "answered as by a server without a cluster: `ERR This instance has cluster support"
-        " disabled`":
-            "CLUSTER|COUNT-FAILURE-REPORTS CLUSTER|INFO CLUSTER|LINKS CLUSTER|MYSHARDID"
-            " CLUSTER|NODES CLUSTER|REPLICAS CLUSTER|SHARDS CLUSTER|SLAVES CLUSTER|SLOT-STATS"
-            " CLUSTER|SLOTS",
-        "the proxy's own id, another for each process": "CLUSTER|MYID",
+        "of the proxies as a cluster (`--cluster-face`); else as by a server without one: `ERR This"
+        " instance has cluster support disabled`":
+            "ASKING CLUSTER|COUNT-FAILURE-REPORTS CLUSTER|INFO CLUSTER|LINKS CLUSTER|MYSHARDID"
+            " CLUSTER|NODES CLUSTER|REPLICAS CLUSTER|SHARDS CLUSTER|SLAVES CLUSTER|SLOTS",
+        "as by a server without a cluster; with `--cluster-face` it is refused: each node counts for"
+        " its operator": "CLUSTER|SLOT-STATS",
+        "the proxy's own id: another for each process, or with `--cluster-face` its address's":
+            "CLUSTER|MYID",
     },
     "kTransaction": {
         "what is queued goes to the slot's node with EXEC; WATCH has a connection of its own":
@@ -126,7 +128,7 @@ REVIEWED_SERVE = {
         "a container: only its subcommands are served":
             "ACL CLIENT CLUSTER CONFIG FUNCTION LATENCY MEMORY MODULE OBJECT PUBSUB SCRIPT SLOWLOG"
             " XGROUP XINFO",
-        "part of the protocol between cluster nodes": "ASKING RESTORE-ASKING MIGRATE",
+        "part of the protocol between cluster nodes": "RESTORE-ASKING MIGRATE",
         "tells of one server's disk": "LASTSAVE",
         "puts the connection into a debugger": "SCRIPT|DEBUG",
         "there is one database": "SWAPDB",
