@@ -5,7 +5,7 @@ from apps import APPLICATIONS, ApplicationError, reason_to_skip, run
 
 ROUNDS = 10 if FULL else 1
 # For these one family of servers is enough, to keep the whole below 90 s: others use what they use.
-ONCE = ("bullmq_node_redis", "socket_io_node_redis", "node_redis_4", "redlock", "celery",
+ONCE = ("bullmq_node_redis", "socket_io_node_redis", "node_redis_4", "node_redis_4_cluster", "redlock", "celery",
         "celery_chords", "rq")
 
 

@@ -1,7 +1,9 @@
-"""Applications and client libraries that work with one plain Redis, as they are in use.
+"""Applications and client libraries that work with one plain Redis, as they are in use, and some
+that want a cluster.
 
 Each is a script of its own: SCRIPT HOST PORT [ARGUMENT…]. It asserts what it gets, prints how many
-checks passed and exits with 0. None of them knows of the proxy: each also passes on a plain server.
+checks passed and exits with 0. None of them knows of the proxy: each also passes on a plain server,
+or, if its name has "cluster" in it, on a node of a real cluster.
 Where an application's own documentation asks for a key prefix on a cluster, that is set; nothing else.
 
 `tools/applications` runs them for longer, `tests/e2e/applications_test.py` with little work.
@@ -36,6 +38,12 @@ APPLICATIONS = [
     Application("node_redis_5", "node_redis.js", ["5"], None, []),
     Application("node_redis_5_resp3", "node_redis.js", ["5", "3"], None, []),
     Application("redis_py", "redis_py.py", [], ["redis"], []),
+    Application("ioredis_cluster", "ioredis_cluster.js", [], None, ["--cluster-face"]),
+    Application("node_redis_4_cluster", "node_redis_cluster.js", ["4"], None, ["--cluster-face"]),
+    Application("node_redis_5_cluster", "node_redis_cluster.js", ["5"], None, ["--cluster-face"]),
+    Application("node_redis_5_resp3_cluster", "node_redis_cluster.js", ["5", "3"], None,
+                ["--cluster-face"]),
+    Application("redis_py_cluster", "redis_py_cluster.py", [], ["redis"], ["--cluster-face"]),
     Application("hiredis", "libhiredis.py", [], [], []),
     Application("celery", "celery_run.py", [], ["celery", "redis"], []),
     Application("celery_chords", "celery_run.py", ["chords"], ["celery", "redis"],
@@ -50,7 +58,7 @@ class ApplicationError(Exception):
 
 
 def reason_to_skip(application, binary):
-    """Why it can't be run here, or None."""
+    """Why it can't be run here, or None. `binary`: the proxy; None: it runs already."""
     if application.needs is None:
         if not shutil.which("node") or not os.path.isdir(os.path.join(NODE_DIR, "node_modules")):
             return "its npm packages are not installed; tools/test installs them"
@@ -63,7 +71,7 @@ def reason_to_skip(application, binary):
                                    stderr=subprocess.DEVNULL)
             if found.returncode != 0:
                 return "python3-%s is not installed" % module
-    if application.flags:
+    if application.flags and binary:
         usage = subprocess.run([binary, "--help"], stdin=subprocess.DEVNULL, check=False,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout.decode()
         for flag in application.flags:
