@@ -539,8 +539,8 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
     return Finish(request);
   } else {
     // Nobody wants more of it than tells an error.
-    if (muted() && request->has_partial_reply &&
-        *request->partial_reply.slices()[0].data() != '-') {
+    if (request->has_partial_reply && *request->partial_reply.slices()[0].data() != '-' &&
+        !WantsMore(*request)) {
       return;
     }
     AppendPiece(buffer, piece, large, &request->partial_reply);
@@ -550,6 +550,12 @@ void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::s
   worker_->MarkDirty(this);
   // Only the front one waits for its client: the others' replies are needed to get there.
   if (request == head_ && Backlog(*request) > kOutputPauseBytes) backend->OnSlowReader();
+}
+
+// Of a reply that comes in pieces.
+bool Client::WantsMore(const Request& request) const {
+  if (request.ask() == nullptr) return !muted();
+  return reply_bytes_ <= request.parent->fragments->procedure->reply_bytes_max();
 }
 
 // The reply of a request with a connection of its own: that is free for others.

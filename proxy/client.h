@@ -332,6 +332,7 @@ class Client {
   io::Slice KeepBytes(const io::BufferRef& buffer, absl::string_view piece, bool part_of_large);
   void AppendPiece(const io::BufferRef& buffer, absl::string_view piece, bool part_of_large,
                    io::Rope* message);
+  bool WantsMore(const Request& request) const;
   io::Rope TakePartialReply(Request* request);
   void Finish(Request* request);
   void SendReadyPrefix();

@@ -47,6 +47,7 @@ void Client::MoveProcedureOn() {
     Request* request = fragments->requests[i];
     Ask& ask = step.asks[i];
     ask.handed_over = request->handed_over;
+    ask.cut = request->bytes.size() < request->reply_bytes;
     reply_bytes_ -= request->bytes.size();
     ask.reply = std::move(request->bytes);
     worker_->requests()->Give(request);

@@ -11,14 +11,13 @@
 #include "cluster/split.h"
 #include "proxy/every_node.h"
 #include "proxy/request.h"
+#include "proxy/step_time.h"
 #include "proxy/worker.h"
 #include "resp/views.h"
 
 namespace proxy {
 namespace {
 
-// A part that comes late has at least so much time to find its node.
-constexpr absl::Duration kPatienceMin = absl::Milliseconds(100);
 // An error names so many ranges of commands.
 constexpr int kRangesMax = 16;
 
@@ -45,16 +44,6 @@ std::string RangesOf(const std::vector<State>& states, State wanted) {
   return text;
 }
 
-// An error of a part, to be told within another one.
-std::string Told(absl::string_view line) {
-  if (!absl::ConsumeSuffix(&line, " (not executed)")) {
-    absl::ConsumeSuffix(&line, " (outcome unknown)");
-  }
-  const size_t code = line.find(' ');
-  absl::string_view rest = line.substr(std::min(code, line.size()));
-  return std::string(absl::ConsumePrefix(&rest, " proxy: ") ? rest : line);
-}
-
 class CrossSlotTransaction final : public Procedure {
  public:
   CrossSlotTransaction(Worker* worker, const cluster::CommandSpec& exec, CrossSlotQueue queue,
@@ -72,7 +61,7 @@ class CrossSlotTransaction final : public Procedure {
 
   void Next(Step* step) override {
     if (step->asks.empty()) {
-      began_ = worker_->now();  // what it may have waited for is no concern of the parts
+      time_.Begin(*worker_);
     } else {
       Ask& ask = step->asks[0];
       if (ask.failed()) return Fail(step, ask.ErrorLine(), ask.may_have_run());
@@ -116,12 +105,7 @@ class CrossSlotTransaction final : public Procedure {
   }
 
   void AskNext(Step* step) {
-    const Config& config = worker_->config();
-    const absl::Duration left = config.hold_timeout - (worker_->now() - began_);
-    // All of them together take no longer than one might.
-    if (left + config.reply_timeout < absl::ZeroDuration()) {
-      return Fail(step, "ERR proxy: no time left (not executed)", false);
-    }
+    if (time_.IsOver(*worker_)) return Fail(step, kNoTimeLeftError, false);
     CrossSlotQueue::Part& part = queue_.parts[order_[done_]];
     Ask ask;
     ask.slot = *part.slot;
@@ -131,7 +115,7 @@ class CrossSlotTransaction final : public Procedure {
     ask.is_burst = true;
     ask.burst_commands = part.count;
     if (done_ == 0) ask.watch = watch_;
-    if (done_ > 0) ask.patience = std::max(left, kPatienceMin);
+    ask.patience = time_.Patience(*worker_);
     step->asks.clear();
     step->asks.push_back(std::move(ask));
   }
@@ -145,7 +129,7 @@ class CrossSlotTransaction final : public Procedure {
     }
     // The watched one, without commands.
     if (done_ == 0 && queue_.parts[order_[0]].count == 0) {
-      return step->AnswerError(absl::StrCat("ERR proxy: ", Told(line), " (not executed)"));
+      return step->AnswerError(absl::StrCat("ERR proxy: ", ToldWithin(line), " (not executed)"));
     }
     worker_->stats()->cross_slot_partly.Add(1);
     std::vector<State> part_states(queue_.parts.size(), State::kNot);
@@ -164,7 +148,7 @@ class CrossSlotTransaction final : public Procedure {
     tell("in part:", State::kInPart);
     tell("unknown:", State::kUnknown);
     tell("not:", State::kNot);
-    step->AnswerError(absl::StrCat(text, ", ", Told(line), " (outcome unknown)"));
+    step->AnswerError(absl::StrCat(text, ", ", ToldWithin(line), " (outcome unknown)"));
   }
 
   State StateOf(const CrossSlotQueue::Command& command,
@@ -250,7 +234,7 @@ class CrossSlotTransaction final : public Procedure {
   const cluster::CommandSpec& exec_;
   CrossSlotQueue queue_;
   const std::shared_ptr<Watch> watch_;  // null: watches nothing
-  absl::Time began_;
+  StepTime time_;
   std::vector<uint32_t> order_;    // in which the parts run
   size_t done_ = 0;                // of `order_`
   std::vector<io::Rope> replies_;  // by part

@@ -205,17 +205,21 @@ void Dispatcher::StartAsk(Request* request, const Ask& ask) {
   constexpr uint32_t kApart = cluster::kFlagSlow | cluster::kFlagAllowBusy;
   request->private_connection =
       (request->command->flags & kApart) != 0 || ask.frame.size() > kSharedRequestBytesMax;
-  if (ask.is_burst) {
-    request->is_burst = true;
+  if (ask.is_burst || ask.watch != nullptr) {
     request->transaction = std::make_unique<TransactionPart>();
-    // Which of them call a script is not known by part: each node gets them all.
-    const absl::Span<const std::string> scripts = request->parent->transaction->burst->scripts();
-    request->transaction->burst =
-        std::make_unique<Burst>(ask.burst_commands, std::vector<LocalCommand>(),
-                                std::vector<std::string>(scripts.begin(), scripts.end()));
     request->transaction->watch = ask.watch;
     request->watched = ask.watch != nullptr;
     request->private_connection |= request->watched;
+  }
+  if (ask.is_burst) {
+    request->is_burst = true;
+    // Which of them call a script is not known by part: each node gets them all.
+    std::vector<std::string> scripts;
+    if (const TransactionPart* exec = request->parent->transaction.get(); exec != nullptr) {
+      scripts.assign(exec->burst->scripts().begin(), exec->burst->scripts().end());
+    }
+    request->transaction->burst = std::make_unique<Burst>(
+        ask.burst_commands, std::vector<LocalCommand>(), std::move(scripts));
   }
   const absl::Time begin = std::max(worker_->now(), ask.not_before);
   if (begin > worker_->now() || ask.patience < worker_->config().hold_timeout) {

@@ -35,13 +35,7 @@ bool IsProxyError(absl::string_view line) {
 
 }  // namespace
 
-std::string Ask::ErrorLine() const {
-  std::string line = reply.Flatten();
-  if (line.size() >= 2 && line[0] == '!') line.erase(0, line.find('\n'));  // a RESP3 bulk error
-  line.erase(0, 1);
-  while (!line.empty() && (line.back() == '\n' || line.back() == '\r')) line.pop_back();
-  return line;
-}
+std::string Ask::ErrorLine() const { return ErrorLineOf(reply.Flatten()); }
 
 bool Ask::may_have_run() const {
   if (gone) return false;
@@ -133,6 +127,21 @@ std::string FailureLine(absl::Span<const Ask> asks, bool write) {
   }
   const absl::string_view suffix = any_handed_over ? kOutcomeUnknown : kNotExecuted;
   return absl::StrCat(code, kOwnMark, node, text, own ? suffix : "");
+}
+
+std::string ErrorLineOf(absl::string_view frame) {
+  // A RESP3 bulk error has its length before the text.
+  if (absl::StartsWith(frame, "!")) frame.remove_prefix(std::min(frame.find('\n'), frame.size()));
+  frame.remove_prefix(std::min<size_t>(frame.size(), 1));
+  while (absl::EndsWith(frame, "\n") || absl::EndsWith(frame, "\r")) frame.remove_suffix(1);
+  return std::string(frame);
+}
+
+std::string ToldWithin(absl::string_view line) {
+  if (!absl::ConsumeSuffix(&line, kNotExecuted)) absl::ConsumeSuffix(&line, kOutcomeUnknown);
+  const size_t code = line.find(' ');
+  absl::string_view rest = line.substr(std::min(code, line.size()));
+  return std::string(absl::ConsumePrefix(&rest, kOwnMark) ? rest : line);
 }
 
 io::Rope KeepFrame(const io::Rope& frame) {

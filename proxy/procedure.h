@@ -11,6 +11,7 @@
 // worker's thread.
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -53,14 +54,16 @@ struct Ask {
   // `frame` is MULTI, so many commands, and EXEC: only EXEC's reply is the ask's.
   bool is_burst = false;
   uint32_t burst_commands = 0;
-  std::shared_ptr<Watch> watch;  // of a burst: goes on its connection; null: watches nothing
-  uint64_t refresh_ask = 0;      // waits until this ask for a view is answered (Worker::AskRefresh)
+  // Of a burst, or a WATCH: goes on its connection; null: watches nothing.
+  std::shared_ptr<Watch> watch;
+  uint64_t refresh_ask = 0;  // waits until this ask for a view is answered (Worker::AskRefresh)
 
   // --- when it is answered
   // Was not handed over, and never will be: its node has left or changed its role, so the step was
   // planned by a topology that is over; or kNobody has ended. There is no reply then.
   bool gone = false;
   bool handed_over = false;  // some byte of it may have reached the node
+  bool cut = false;          // the reply was longer than is kept: Procedure::reply_bytes_max
   io::Rope reply;            // whole, from the node or an error of the proxy
 
   bool failed() const { return !reply.empty() && IsErrorType(reply.slices()[0].data()[0]); }
@@ -102,6 +105,9 @@ class Procedure {
   virtual void Next(Step* step) = 0;
   // What it keeps between steps, to be charged to the client.
   virtual size_t held_bytes() const { return 0; }
+  // So much at most may that be together with the replies of a step: what is more of one that comes
+  // in pieces is not kept (Ask::cut).
+  virtual size_t reply_bytes_max() const { return std::numeric_limits<size_t>::max(); }
 
   // Why one that waits is to stop: the time is up, or as if it were; CLIENT UNBLOCK ERROR; its
   // client ends.
@@ -135,6 +141,11 @@ bool WaitForCoverage(const Worker& worker, std::vector<Ask>* asks);
 // The error line for a step of which some ask failed. The servers' own, if all say the same; else
 // one that names the node. `write`: that the others' parts have run is told, too.
 std::string FailureLine(absl::Span<const Ask> asks, bool write);
+
+// The line of an error reply, without its type and its line end.
+std::string ErrorLineOf(absl::string_view frame);
+// An error line, to be told within another one: without what the proxy's own begin and end with.
+std::string ToldWithin(absl::string_view line);
 
 // A frame of the request's, kept beyond the turn without holding receive buffers.
 io::Rope KeepFrame(const io::Rope& frame);

@@ -315,6 +315,19 @@ TEST_F(CrossSlotTransactionTest, AReplyCutAtAnyByteIsNoReply) {
   }
 }
 
+// A long reply of a part was not kept for a client without replies; the part seemed to have failed,
+// and the others did not run.
+TEST_F(CrossSlotTransactionTest, AllPartsRunForAClientWithoutReplies) {
+  SimClient* client = Connected();
+  Ask(client, absl::StrCat("SET a ", std::string(400 << 10, 'x')));
+  client->SendCommand("CLIENT REPLY OFF");
+  SendBlock(client, {"GET a", "INCR b"});
+  client->SendCommand("CLIENT REPLY ON");
+  world().RunFor(kSecond);
+  EXPECT_EQ(client->TakeReceived(), "+OK\r\n");
+  EXPECT_EQ(Ask(client, "GET b"), "$1\r\n1\r\n");
+}
+
 TEST_F(CrossSlotTransactionTest, AnErrorOfTheFirstPartIsTheWholes) {
   SimClient* client = Connected();
   NodeOf("a").AnswerNext("EXEC",
