@@ -63,6 +63,7 @@ enum CommandFlag : uint32_t {
   // The proxy's own:
   kFlagScript = 1u << 24,  // EVAL, EVALSHA, FCALL and _RO: an error does not prove that nothing ran
   kFlagSlow = 1u << 25,    // unbounded run time: a longer reply deadline for its node
+  kFlagOverSlots = 1u << 26,  // kOneSlot, but with --cross-slot split its keys may lie anywhere
 };
 
 enum class BeginSearch : uint8_t { kUnknown, kIndex, kKeyword };

@@ -9,7 +9,6 @@
 #include "absl/strings/str_cat.h"
 #include "cluster/router.h"
 #include "proxy/args.h"
-#include "proxy/blocking_pop.h"
 #include "proxy/blocking_read.h"
 #include "proxy/client_queries.h"
 #include "proxy/local_commands.h"
@@ -393,8 +392,7 @@ void Client::TakeOneSlot(const cluster::CommandSpec& command, absl::string_view 
   }
   cluster::Slot slot = 0;
   if (!cluster::CommonSlot(args.views(), keys, &slot)) {
-    if (IsPop(command)) return TakePopOverSlots(command, args.views(), keys, frame);
-    return AnswerNewError(cluster::kCrossSlotError);
+    return TakeOverSlots(command, args.views(), keys, frame);
   }
   const auto timeout = cluster::FindBlockingTimeout(command, args.views());
   if (timeout.has_value()) {

@@ -315,6 +315,8 @@ class Client {
   void AnswerNew(absl::string_view reply);
   void AnswerNewError(absl::string_view line);
   void OnProtocolError(absl::string_view error);
+  void TakeOverSlots(const cluster::CommandSpec& command, absl::Span<const absl::string_view> args,
+                     absl::Span<const uint32_t> keys, const io::Rope& frame);
   void TakePopOverSlots(const cluster::CommandSpec& command,
                         absl::Span<const absl::string_view> args, absl::Span<const uint32_t> keys,
                         const io::Rope& frame);

@@ -19,10 +19,11 @@
 
 namespace proxy {
 
-// --cross-slot: a transaction whose keys lie in several slots.
+// --cross-slot: a transaction, or a command of cluster::kFlagOverSlots, whose keys lie in several
+// slots.
 enum class CrossSlot : uint8_t {
   kRefuse,  // CROSSSLOT, as a cluster's nodes say
-  kSplit,   // one atomic part a slot, one after the other
+  kSplit,   // served in several steps; only what of it concerns one slot is atomic
 };
 
 enum class LogLevel : uint8_t { kTrace, kDebug, kInfo, kWarn, kError, kOff };
@@ -52,6 +53,8 @@ struct Config {
   bool retry_reads = true;  // --retry-reads: a lost read may run once more
 
   CrossSlot cross_slot = CrossSlot::kRefuse;  // --cross-slot
+  // --cross-slot-max-bytes: what one command over slots may hold of its keys' contents
+  uint64_t cross_slot_bytes_max = 64u << 20;
 
   // --- the proxies as a cluster (proxy/cluster_face.h)
   bool cluster_face = false;                             // --cluster-face

@@ -225,7 +225,7 @@ Option CrossSlotOption() {
   };
   return {.name = "cross-slot",
           .takes = "refuse|split",
-          .help = "MULTI over several slots: refuse it, or run it in one atomic part a slot",
+          .help = "MULTI, SUNION, RENAME, ... over several slots: refuse it, or serve it in steps",
           .set = set,
           .show = show};
 }
@@ -405,6 +405,8 @@ std::vector<OptionSection> MakeSections() {
            Number("max-redirections", &Config::redirections_max, 1, 100,
                   "MOVED and ASK that one request follows"),
            CrossSlotOption(),
+           Bytes("cross-slot-max-bytes", &Config::cross_slot_bytes_max, 64 * kKilo, 16 * kGiga,
+                 "contents of keys that a command over slots (SUNION, RENAME, ...) may hold"),
        }},
       {"The proxies as a cluster",
        {

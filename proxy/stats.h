@@ -45,7 +45,9 @@ class Counter {
   X(cross_slot_transactions, "cross_slot_transactions_total", kCounter,                           \
     "Transactions run in several parts, one a slot")                                              \
   X(cross_slot_partly, "cross_slot_partly_executed_total", kCounter,                              \
-    "Of these, those of which a part failed when others had run")                                 \
+    "Of these, and of those below, those of which a part failed when others had run")             \
+  X(cross_slot_requests, "cross_slot_requests_total", kCounter,                                   \
+    "Other requests over slots that --cross-slot split lets through")                             \
   X(fragments, "fragments_total", kCounter, "Fragments of split requests")                        \
   X(refused_requests, "refused_requests_total", kCounter, "Requests refused by the proxy")        \
   X(proxy_errors, "proxy_errors_total", kCounter, "Errors made by the proxy")                     \

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from harness import BINARY, FULL, ROOT, SANITIZED, SERVER, require_server, seconds, unittest
+from command_table.table import over_slots
 
 
 class DifferentialTest(unittest.TestCase):
@@ -33,6 +34,18 @@ class DifferentialTest(unittest.TestCase):
         code, output = self.differential("--commands", "5000", "--monitor", "--seed", "3")
         self.assertEqual(code, 0, output)
         self.assertIn("\ndifferences: 0\n", output)
+
+    def test_over_slots_the_proxy_answers_as_one_server_does(self):
+        names = sorted(over_slots()) + (
+            "DEL GET SET SADD SREM SCARD SMEMBERS ZADD ZCARD ZSCORE ZRANGE PFADD EXISTS TYPE"
+            " PEXPIRE PEXPIRETIME PERSIST XADD XRANGE HSET HGETALL LRANGE RPUSH").split()
+        count = 300000 if FULL else 8000 if SANITIZED else 30000
+        code, output = self.differential("--cross-slot", "--commands", str(count), "--only",
+                                         ",".join(names))
+        print(output)
+        self.assertEqual(code, 0, output)
+        self.assertIn("\ndifferences: 0\n", output)
+        self.assertNotIn("keys in several slots", output)
 
     def test_a_difference_is_found_shown_and_brought_again(self):
         # A proxy that takes no more than 9 arguments.

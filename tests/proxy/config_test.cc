@@ -115,6 +115,7 @@ TEST_F(ConfigTest, EveryFlagReachesItsField) {
       "--cluster-face",
       "--cluster-face-address=b:2",
       "--cluster-face-nodes=a:1,b:2",
+      "--cross-slot-max-bytes=19mb",
       "--memory-limit=64mb",
       "--max-args=10",
       "--max-bulk-bytes=12kb",
@@ -152,6 +153,7 @@ TEST_F(ConfigTest, EveryFlagReachesItsField) {
   EXPECT_EQ(config->cluster_face_address, (cluster::NodeAddress{"b", 2}));
   EXPECT_THAT(config->cluster_face_nodes,
               ElementsAre(cluster::NodeAddress{"a", 1}, cluster::NodeAddress{"b", 2}));
+  EXPECT_EQ(config->cross_slot_bytes_max, 19u << 20);
   EXPECT_EQ(config->memory_limit_bytes, 64u << 20);
   EXPECT_EQ(config->args_max, 10);
   EXPECT_EQ(config->bulk_bytes_max, 12 << 10);

@@ -6,12 +6,15 @@
 #include <cstring>
 #include <set>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "proxy/glob.h"
 #include "proxy/sha1.h"
@@ -83,14 +86,21 @@ struct CommandShape {
   bool all;       // keys up to the last argument
 };
 constexpr CommandShape kShapes[] = {
-    {"GET", false, 1, 0, false},      {"SET", true, 1, 0, false},    {"APPEND", true, 1, 0, false},
-    {"GETRANGE", false, 1, 0, false}, {"INCR", true, 1, 0, false},   {"INCRBY", true, 1, 0, false},
-    {"EXPIRE", true, 1, 0, false},    {"LPUSH", true, 1, 0, false},  {"RPUSH", true, 1, 0, false},
-    {"LPOP", true, 1, 0, false},      {"RPOP", true, 1, 0, false},   {"LRANGE", false, 1, 0, false},
-    {"STRLEN", false, 1, 0, false},   {"EVAL", true, 3, 0, false},   {"DEL", true, 1, 1, true},
-    {"UNLINK", true, 1, 1, true},     {"EXISTS", false, 1, 1, true}, {"MGET", false, 1, 1, true},
-    {"MSET", true, 1, 2, true},       {"TOUCH", false, 1, 1, true},  {"LLEN", false, 1, 0, false},
-    {"EVALSHA", true, 3, 0, false},
+    {"GET", false, 1, 0, false},        {"SET", true, 1, 0, false},
+    {"APPEND", true, 1, 0, false},      {"GETRANGE", false, 1, 0, false},
+    {"INCR", true, 1, 0, false},        {"INCRBY", true, 1, 0, false},
+    {"EXPIRE", true, 1, 0, false},      {"LPUSH", true, 1, 0, false},
+    {"RPUSH", true, 1, 0, false},       {"LPOP", true, 1, 0, false},
+    {"RPOP", true, 1, 0, false},        {"LRANGE", false, 1, 0, false},
+    {"STRLEN", false, 1, 0, false},     {"EVAL", true, 3, 0, false},
+    {"DEL", true, 1, 1, true},          {"UNLINK", true, 1, 1, true},
+    {"EXISTS", false, 1, 1, true},      {"MGET", false, 1, 1, true},
+    {"MSET", true, 1, 2, true},         {"TOUCH", false, 1, 1, true},
+    {"LLEN", false, 1, 0, false},       {"EVALSHA", true, 3, 0, false},
+    {"SADD", true, 1, 0, false},        {"SMEMBERS", false, 1, 0, false},
+    {"SMISMEMBER", false, 1, 0, false}, {"SCARD", false, 1, 0, false},
+    {"ZCARD", false, 1, 0, false},      {"DUMP", false, 1, 0, false},
+    {"RESTORE", true, 1, 0, false},     {"PEXPIRETIME", false, 1, 0, false},
 };
 
 const CommandShape* FindShape(absl::string_view name) {
@@ -920,7 +930,8 @@ std::string FakeNode::Run(absl::string_view name, const Args& args, absl::Span<c
   const Value* value = Find(key);
   const auto text_of = [&](uint32_t k) -> std::string {
     const Value* found = Find(k);
-    return found == nullptr || found->is_list ? Null(resp3) : Bulk(found->text);
+    const bool is_text = found != nullptr && !found->is_list && !found->is_set;
+    return is_text ? Bulk(found->text) : Null(resp3);
   };
   const auto set = [&](uint32_t k, absl::string_view text) {
     auto next = std::make_shared<Value>();
@@ -932,9 +943,41 @@ std::string FakeNode::Run(absl::string_view name, const Args& args, absl::Span<c
                             name == "RPOP" || name == "LRANGE" || name == "LLEN";
   const bool any_type = name == "SET" || name == "DEL" || name == "UNLINK" || name == "EXISTS" ||
                         name == "EXPIRE" || name == "MGET" || name == "MSET" || name == "TOUCH" ||
-                        name == "EVAL" || name == "EVALSHA";
-  if (value != nullptr && value->is_list != list_command && !any_type) {
+                        name == "EVAL" || name == "EVALSHA" || name == "DUMP" ||
+                        name == "RESTORE" || name == "PEXPIRETIME";
+  const bool set_command =
+      name == "SADD" || name == "SMEMBERS" || name == "SCARD" || name == "SMISMEMBER";
+  if (value != nullptr && !any_type &&
+      (value->is_list != list_command || value->is_set != set_command || name == "ZCARD")) {
     return ErrorLine(kWrongType);
+  }
+  if (set_command) return RunOnSet(name, args, key, resp3, wrote);
+  if (name == "ZCARD") return Integer(0);  // there are no sorted sets
+  if (name == "PEXPIRETIME") return Integer(value == nullptr ? -2 : -1);
+  if (name == "DUMP") {
+    if (value == nullptr) return Null(resp3);
+    const absl::string_view kind = value->is_set ? "set " : value->is_list ? "list " : "text ";
+    return Bulk(absl::StrCat(
+        kind, value->is_set || value->is_list ? absl::StrJoin(value->list, "\n") : value->text));
+  }
+  if (name == "RESTORE") {
+    if (value != nullptr && !absl::c_linear_search(args, "REPLACE")) {
+      return ErrorLine("BUSYKEY Target key name already exists.");
+    }
+    auto next = std::make_shared<Value>();
+    absl::string_view payload = args[3];
+    next->is_set = absl::ConsumePrefix(&payload, "set ");
+    next->is_list = absl::ConsumePrefix(&payload, "list ");
+    if (next->is_set || next->is_list) {
+      next->list = absl::StrSplit(payload, '\n');
+    } else if (absl::ConsumePrefix(&payload, "text ")) {
+      next->text = std::string(payload);
+    } else {
+      return ErrorLine("ERR DUMP payload version or checksum are wrong");
+    }
+    Write(key, 0, std::move(next));
+    *wrote = true;
+    return "+OK\r\n";
   }
   if (name == "GET") return text_of(key);
   if (name == "SET") {
@@ -1027,6 +1070,39 @@ std::string FakeNode::Run(absl::string_view name, const Args& args, absl::Span<c
   }
   *wrote = count > 0;
   return Integer(count);
+}
+
+std::string FakeNode::RunOnSet(absl::string_view name, const Args& args, uint32_t key, bool resp3,
+                               bool* wrote) {
+  const Value* value = Find(key);
+  if (name == "SCARD") return Integer(value == nullptr ? 0 : value->list.size());
+  if (name == "SMEMBERS") {
+    std::string reply =
+        absl::StrCat(resp3 ? "~" : "*", value == nullptr ? 0 : value->list.size(), "\r\n");
+    if (value != nullptr) {
+      for (const std::string& member : value->list) absl::StrAppend(&reply, Bulk(member));
+    }
+    return reply;
+  }
+  if (name == "SMISMEMBER") {
+    std::string reply = absl::StrCat("*", args.size() - 2, "\r\n");
+    for (size_t i = 2; i < args.size(); ++i) {
+      const bool there = value != nullptr && absl::c_linear_search(value->list, args[i]);
+      absl::StrAppend(&reply, Integer(there ? 1 : 0));
+    }
+    return reply;
+  }
+  auto next = value == nullptr ? std::make_shared<Value>() : std::make_shared<Value>(*value);
+  next->is_set = true;
+  int64_t added = 0;
+  for (size_t i = 2; i < args.size(); ++i) {
+    if (absl::c_linear_search(next->list, args[i])) continue;
+    next->list.emplace_back(args[i]);
+    ++added;
+  }
+  Write(key, 0, std::move(next));
+  *wrote = true;
+  return Integer(added);
 }
 
 std::string FakeNode::NodesText() {

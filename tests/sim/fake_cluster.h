@@ -54,6 +54,7 @@ class KeyTable {
 
 struct Value {
   bool is_list = false;
+  bool is_set = false;  // its members are in `list`
   std::string text;
   std::vector<std::string> list;
 };
@@ -223,6 +224,8 @@ class FakeNode final : public Listener::Observer {
   std::string Refusal(Connection* connection, bool write, absl::Span<const uint32_t> keys);
   std::string Run(absl::string_view name, const Args& args, absl::Span<const uint32_t> keys,
                   bool resp3, bool* wrote);
+  std::string RunOnSet(absl::string_view name, const Args& args, uint32_t key, bool resp3,
+                       bool* wrote);
   std::string NodesText();
   void Write(uint32_t key, uint64_t id, ValuePtr value);
   Value* Mutable(uint32_t key);

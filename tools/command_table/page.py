@@ -3,7 +3,7 @@
 import re
 
 from command_table.review import REVIEWED_SERVE
-from command_table.table import policies_of
+from command_table.table import over_slots, policies_of
 
 HEADER = """# Commands
 
@@ -59,6 +59,9 @@ def notes_of(command, kind, reason):
     if kind == "kRefused" and command.group == "cluster":
         rule = "changes the cluster: for its operator, at the nodes"
     notes = [reason.get(command.name, rule)]
+    if command.name in over_slots():
+        notes.append("with `--cross-slot split` over slots, too: %s; not atomic" %
+                     over_slots()[command.name])
     request, response = policies_of(command)
     if kind not in ("kRefused", "kNotYet", "kLocal", "kOneSlot", "kSplit", "kKeyless"):
         if request != "kNone":

@@ -178,6 +178,16 @@ SLOW = SCRIPTS | frozenset(
     " FUNCTION|DELETE FUNCTION|DUMP FUNCTION|FLUSH FUNCTION|KILL FUNCTION|LIST FUNCTION|LOAD"
     " FUNCTION|RESTORE FUNCTION|STATS".split())
 
+# kOneSlot commands that the proxy serves over slots, too, with --cross-slot split.
+OVER_SLOTS = {
+    "computed by the proxy of the keys' contents":
+        "PFCOUNT SDIFF SINTER SINTERCARD SUNION ZDIFF ZINTER ZINTERCARD ZUNION",
+    "computed by the proxy, and then written": "SDIFFSTORE SINTERSTORE SUNIONSTORE"
+                                               " ZDIFFSTORE ZINTERSTORE ZUNIONSTORE",
+    "by `DUMP` and `RESTORE`": "COPY",
+    "by `DUMP`, `RESTORE` and then `UNLINK`": "RENAME RENAMENX",
+}
+
 # Commands whose keys stand where their specs do not say ("unknown", "incomplete"), or where an
 # option's value may look like the keyword: command_table.cc has code for each.
 SEARCHED_BY_CODE = frozenset(

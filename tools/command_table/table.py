@@ -3,7 +3,7 @@
 import copy
 import re
 
-from command_table.review import (KEY_GROUPS, MAY_REPLICATE, REVIEWED_DIFFERENCES,
+from command_table.review import (KEY_GROUPS, MAY_REPLICATE, OVER_SLOTS, REVIEWED_DIFFERENCES,
                                   REVIEWED_POLICIES, REVIEWED_SERVE, REVIEWED_SPLITS, SCRIPTS,
                                   SEARCHED_BY_CODE, SLOW, STATEFUL_FLAGS)
 
@@ -104,6 +104,11 @@ FLAG_NAMES = {
 }
 
 
+def over_slots():
+    """Full name → how."""
+    return {name: how for how, names in OVER_SLOTS.items() for name in names.split()}
+
+
 def flags_text(command):
     names = [text for flag, text in FLAG_NAMES.items() if flag in command.flags]
     unknown = command.flags - set(FLAG_NAMES)
@@ -115,6 +120,8 @@ def flags_text(command):
         names.append("kFlagScript")
     if command.name in SLOW:
         names.append("kFlagSlow")
+    if command.name in over_slots():
+        names.append("kFlagOverSlots")
     return " | ".join(names)
 
 
@@ -141,7 +148,7 @@ def render(commands, problems):
     """The table, and what clients see of it: (id, command) of the served ones and containers."""
     serves = reviewed_serves(problems)
     for table in (serves, REVIEWED_POLICIES, REVIEWED_SPLITS,
-                  {name: 0 for name in SLOW | MAY_REPLICATE | SEARCHED_BY_CODE}):
+                  {name: 0 for name in SLOW | MAY_REPLICATE | SEARCHED_BY_CODE}, over_slots()):
         for name in table:
             if name not in commands:
                 problems.append("%s: reviewed, but no server has it" % name)
@@ -153,6 +160,8 @@ def render(commands, problems):
         serve = serve_of(command, serves, problems)
         if serve in SERVED:
             served.add(command.name)
+        if command.name in over_slots() and serve != "kOneSlot":
+            problems.append("%s: OVER_SLOTS concerns what is kOneSlot" % command.name)
         request, response = policies_of(command)
         if needs_code(command) and command.name not in SEARCHED_BY_CODE:
             problems.append("%s: its key specs are not complete" % command.name)
