@@ -351,7 +351,8 @@ void Client::RunLocalCommands(Request* request) {
       const io::Rope frame = MakeFrame(args);
       const auto views = frame.Views();
       std::string error;
-      if (auto procedure = MakeProcedure(worker_, command, ArgList(views), frame, &error)) {
+      if (auto procedure =
+              MakeProcedure(worker_, command, face_share(), ArgList(views), frame, &error)) {
         return StartProcedure(request, std::move(procedure));
       }
       resp::Encoder(protocol_, &text).Error(error);

@@ -47,9 +47,9 @@ class TopologyRefresh {
     Resolver* resolver = nullptr;
     uint64_t random_seed = 1;
     // A new state for all workers.
-    std::function<void(std::shared_ptr<const ClusterState>)> publish;
+    std::function<void(std::shared_ptr<const ClusterState>)> publish = nullptr;
     // The answer to all asks of one worker up to a number.
-    std::function<void(uint32_t worker, RefreshResult)> answer;
+    std::function<void(uint32_t worker, RefreshResult)> answer = nullptr;
   };
 
   // Destroyed when idle(), or when its ring makes no more turns.
