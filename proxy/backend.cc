@@ -105,7 +105,7 @@ void Backend::SendHandshake() {
   if (options_.protocol == resp::Protocol::kResp3) handshake.AddRequired({"HELLO", "3"});
   name_ = absl::StrCat(worker_->instance_name(), "-", index_, "-", generation_);
   handshake.Add({"CLIENT", "SETNAME", name_}, [this](absl::string_view frame) {
-    if (IsErrorFrame(frame)) name_.clear();
+    if (resp::IsErrorFrame(frame)) name_.clear();
     return absl::OkStatus();
   });
   handshake.Add({"CLIENT", "ID"}, [this](absl::string_view frame) {
@@ -118,12 +118,12 @@ void Backend::SendHandshake() {
   } else {
     // A user without the right to MULTI would run the commands of a burst one by one.
     handshake.Add({"MULTI"}, [this](absl::string_view frame) {
-      may_multi_ = !IsErrorFrame(frame);
+      may_multi_ = !resp::IsErrorFrame(frame);
       return absl::OkStatus();
     });
     handshake.Add({"DISCARD"}, [this](absl::string_view frame) {
-      if (!IsErrorFrame(frame) || !may_multi_) return absl::OkStatus();
-      return absl::UnavailableError(absl::StrCat("DISCARD refused: ", ErrorLineOf(frame)));
+      if (!resp::IsErrorFrame(frame) || !may_multi_) return absl::OkStatus();
+      return absl::UnavailableError(absl::StrCat("DISCARD refused: ", resp::ErrorLineOf(frame)));
     });
   }
   // What an earlier connection to this node may still hold unread must not run after what this one
@@ -168,14 +168,14 @@ void Backend::TakeHandshake(const io::Slice& data) {
 // What the node says of the old connection: it is ended there if it is there.
 void Backend::OnFenceList(const OldConnection& old, absl::string_view frame) {
   absl::string_view list;
-  const bool error = IsErrorFrame(frame);
-  if (error) WarnOfFence("look for", ErrorLineOf(frame));
+  const bool error = resp::IsErrorFrame(frame);
+  if (error) WarnOfFence("look for", resp::ErrorLineOf(frame));
   const bool there = !error && !old.name.empty() && resp::ParseText(frame, &list) &&
                      absl::StrContains(list, absl::StrCat(" name=", old.name, " "));
   if (!there) return worker_->backends()->OnFenced(node_, old);
   handshake_->Add({"CLIENT", "KILL", "ID", absl::StrCat(old.client_id)},
                   [this, old](absl::string_view reply) {
-                    if (IsErrorFrame(reply)) WarnOfFence("end", ErrorLineOf(reply));
+                    if (resp::IsErrorFrame(reply)) WarnOfFence("end", resp::ErrorLineOf(reply));
                     worker_->backends()->OnFenced(node_, old);
                     return absl::OkStatus();
                   });

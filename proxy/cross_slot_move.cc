@@ -169,7 +169,7 @@ class MoveOverSlots final : public Procedure {
     const std::string time_text = TextAt(views, time.offset, time.length);
     // Of a node without one of the two commands, or which this user must not use.
     for (const absl::string_view text : {value_begin, time_text}) {
-      if (text[0] == '-' || text[0] == '!') return Fail(step, ErrorLineOf(text), false);
+      if (text[0] == '-' || text[0] == '!') return Fail(step, resp::ErrorLineOf(text), false);
     }
     if (IsNull(value_begin)) return AnswerMissing(step);
     int64_t expires_at = 0;
@@ -235,7 +235,7 @@ class MoveOverSlots final : public Procedure {
     if (!IsNull(reply)) {
       const std::vector<absl::string_view> elements = resp::ElementsOf(reply);
       if (elements.size() != 1) return Fail(step, kBadReplyError, true);
-      if (elements[0][0] != ':') return Fail(step, ErrorLineOf(elements[0]), false);
+      if (elements[0][0] != ':') return Fail(step, resp::ErrorLineOf(elements[0]), false);
       return step->Answer(command_.done);
     }
     // The source has changed since it was read, or nobody can tell: what was written is old.

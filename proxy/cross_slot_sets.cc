@@ -522,8 +522,9 @@ class SetsOverSlots final : public Procedure {
     const std::string reply = ask.reply.Flatten();
     for (const absl::string_view element : resp::ElementsOf(reply)) {
       if (element[0] != '-' && element[0] != '!') continue;
-      return step->AnswerError(absl::StrCat(
-          "ERR proxy: partly executed, ", ToldWithin(ErrorLineOf(element)), " (outcome unknown)"));
+      return step->AnswerError(absl::StrCat("ERR proxy: partly executed, ",
+                                            ToldWithin(resp::ErrorLineOf(element)),
+                                            " (outcome unknown)"));
     }
     AnswerCount(step, stored_);
   }

@@ -17,15 +17,6 @@ std::string AuthCommand(absl::string_view username, absl::string_view password) 
   return text;
 }
 
-bool IsErrorFrame(absl::string_view frame) {
-  return !frame.empty() && (frame[0] == '-' || frame[0] == '!');
-}
-
-absl::string_view ErrorLineOf(absl::string_view frame) {
-  frame.remove_prefix(1);
-  return frame.substr(0, frame.find('\r'));
-}
-
 void NodeHandshake::Add(std::initializer_list<absl::string_view> command, Check check) {
   resp::AppendCommand(command, &commands_);
   checks_.push_back(std::move(check));
@@ -37,8 +28,8 @@ void NodeHandshake::Add(std::initializer_list<absl::string_view> command) {
 
 void NodeHandshake::AddRequired(std::initializer_list<absl::string_view> command) {
   Add(command, [name = absl::StrJoin(command, " ")](absl::string_view frame) {
-    if (!IsErrorFrame(frame)) return absl::OkStatus();
-    return absl::UnavailableError(absl::StrCat(name, " refused: ", ErrorLineOf(frame)));
+    if (!resp::IsErrorFrame(frame)) return absl::OkStatus();
+    return absl::UnavailableError(absl::StrCat(name, " refused: ", resp::ErrorLineOf(frame)));
   });
 }
 
@@ -46,9 +37,9 @@ void NodeHandshake::AddAuth(absl::string_view username, absl::string_view passwo
   if (password.empty()) return;
   commands_ += AuthCommand(username, password);
   checks_.push_back([](absl::string_view frame) {
-    if (!IsErrorFrame(frame)) return absl::OkStatus();
+    if (!resp::IsErrorFrame(frame)) return absl::OkStatus();
     // The node's text may name users or quote what it was sent: only its first word is told.
-    const absl::string_view line = ErrorLineOf(frame);
+    const absl::string_view line = resp::ErrorLineOf(frame);
     return absl::PermissionDeniedError(
         absl::StrCat("AUTH refused: ", line.substr(0, line.find(' '))));
   });
@@ -57,12 +48,12 @@ void NodeHandshake::AddAuth(absl::string_view username, absl::string_view passwo
 void NodeHandshake::AddMyId(absl::string_view node_id,
                             bool (*is_tolerable)(absl::string_view line)) {
   Add({"CLUSTER", "MYID"}, [node_id = std::string(node_id), is_tolerable](absl::string_view frame) {
-    const bool error = IsErrorFrame(frame);
-    if (error && is_tolerable(ErrorLineOf(frame))) return absl::OkStatus();
+    const bool error = resp::IsErrorFrame(frame);
+    if (error && is_tolerable(resp::ErrorLineOf(frame))) return absl::OkStatus();
     absl::string_view id;
     if (!resp::ParseText(frame, &id)) {
       return absl::UnavailableError(
-          absl::StrCat("CLUSTER MYID failed: ", error ? ErrorLineOf(frame) : "not an id"));
+          absl::StrCat("CLUSTER MYID failed: ", error ? resp::ErrorLineOf(frame) : "not an id"));
     }
     if (id == node_id) return absl::OkStatus();
     return absl::NotFoundError("another node has this address now");

@@ -18,10 +18,6 @@ namespace proxy {
 
 // AUTH with the password, and the user if one is named.
 std::string AuthCommand(absl::string_view username, absl::string_view password);
-// True of the frame of an error.
-bool IsErrorFrame(absl::string_view frame);
-// An error's line, without its type and CRLF.
-absl::string_view ErrorLineOf(absl::string_view frame);
 
 class NodeHandshake {
  public:

@@ -35,7 +35,7 @@ bool IsProxyError(absl::string_view line) {
 
 }  // namespace
 
-std::string Ask::ErrorLine() const { return ErrorLineOf(reply.Flatten()); }
+std::string Ask::ErrorLine() const { return std::string(resp::ErrorLineOf(reply.Flatten())); }
 
 bool Ask::may_have_run() const {
   if (gone) return false;
@@ -127,14 +127,6 @@ std::string FailureLine(absl::Span<const Ask> asks, bool write) {
   }
   const absl::string_view suffix = any_handed_over ? kOutcomeUnknown : kNotExecuted;
   return absl::StrCat(code, kOwnMark, node, text, own ? suffix : "");
-}
-
-std::string ErrorLineOf(absl::string_view frame) {
-  // A RESP3 bulk error has its length before the text.
-  if (absl::StartsWith(frame, "!")) frame.remove_prefix(std::min(frame.find('\n'), frame.size()));
-  frame.remove_prefix(std::min<size_t>(frame.size(), 1));
-  while (absl::EndsWith(frame, "\n") || absl::EndsWith(frame, "\r")) frame.remove_suffix(1);
-  return std::string(frame);
 }
 
 std::string ToldWithin(absl::string_view line) {

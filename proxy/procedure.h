@@ -142,8 +142,6 @@ bool WaitForCoverage(const Worker& worker, std::vector<Ask>* asks);
 // one that names the node. `write`: that the others' parts have run is told, too.
 std::string FailureLine(absl::Span<const Ask> asks, bool write);
 
-// The line of an error reply, without its type and its line end.
-std::string ErrorLineOf(absl::string_view frame);
 // An error line, to be told within another one: without what the proxy's own begin and end with.
 std::string ToldWithin(absl::string_view line);
 

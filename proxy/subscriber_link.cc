@@ -363,7 +363,7 @@ void SubscriberLink::OnPush(const io::Rope& frame) {
 
 void SubscriberLink::OnErrorReply(const io::Rope& frame) {
   const std::string text = frame.Flatten();
-  const cluster::ErrorReply error = cluster::ParseErrorReply(ErrorLineOf(text));
+  const cluster::ErrorReply error = cluster::ParseErrorReply(resp::ErrorLineOf(text));
   if (error.kind == cluster::ErrorKind::kMoved &&
       (expected_.empty() || expected_.front().kind != TopicKind::kShardChannel ||
        cluster::SlotOf(expected_.front().name) != error.slot)) {
@@ -374,9 +374,9 @@ void SubscriberLink::OnErrorReply(const io::Rope& frame) {
   if (expected_.empty()) return Fail(Failure::kProtocol, "an error that nobody awaits");
   const Expected refused = std::move(expected_.front());
   expected_.pop_front();
-  if (refused.op == Op::kPing) return Fail(Failure::kLost, ErrorLineOf(text));
+  if (refused.op == Op::kPing) return Fail(Failure::kLost, resp::ErrorLineOf(text));
   observer_->OnRefused(this, refused.kind, refused.name, refused.number,
-                       refused.op == Op::kSubscribe, ErrorLineOf(text));
+                       refused.op == Op::kSubscribe, resp::ErrorLineOf(text));
 }
 
 // --- time

@@ -159,6 +159,14 @@ bool ParseText(absl::string_view frame, absl::string_view* text) {
   return true;
 }
 
+absl::string_view ErrorLineOf(absl::string_view frame) {
+  // A bulk error has its length before the text.
+  if (absl::StartsWith(frame, "!")) frame.remove_prefix(std::min(frame.find('\n'), frame.size()));
+  frame.remove_prefix(std::min<size_t>(frame.size(), 1));
+  while (absl::EndsWith(frame, "\n") || absl::EndsWith(frame, "\r")) frame.remove_suffix(1);
+  return frame;
+}
+
 bool ParseDecimal(absl::string_view digits, int64_t* value) {
   HeaderNumber number;
   for (const char c : digits) {

@@ -105,6 +105,13 @@ class ElementReader {
 // what is no aggregate.
 std::vector<absl::string_view> ElementsOf(absl::string_view frame);
 
+// "-ERR text\r\n" or "!8\r\nERR text\r\n".
+inline bool IsErrorFrame(absl::string_view frame) {
+  return !frame.empty() && (frame[0] == '-' || frame[0] == '!');
+}
+// The text of such a frame: a view into it.
+absl::string_view ErrorLineOf(absl::string_view frame);
+
 // Small values out of complete contiguous frames.
 // ":42\r\n" → 42. False if it is not an integer reply. A plus may stand before the digits.
 bool ParseInteger(absl::string_view frame, int64_t* value);
