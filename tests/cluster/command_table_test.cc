@@ -329,7 +329,6 @@ TEST(CommandTableTest, AdministrationOfOneServerIsRefused) {
                                      "SAVE",
                                      "BGSAVE",
                                      "BGREWRITEAOF",
-                                     "ASKING",
                                      "PFDEBUG",
                                      "PFSELFTEST",
                                      "REPLCONF"};
