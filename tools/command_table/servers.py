@@ -24,7 +24,7 @@ class Connection:
     def read(self):
         line = self.file.readline()
         if not line.endswith(b"\r\n"):
-            raise SystemExit("the server closed the connection")
+            raise ConnectionError("the server closed the connection")
         kind, rest = line[:1], line[1:-2]
         if kind == b"+":
             return rest.decode()
@@ -38,7 +38,7 @@ class Connection:
             return self.file.read(int(rest) + 2)[:-2].decode("latin-1")
         if kind == b"*":
             return None if int(rest) < 0 else [self.read() for _ in range(int(rest))]
-        raise SystemExit("not a RESP2 reply: %r" % line)
+        raise ConnectionError("not a RESP2 reply: %r" % line)
 
 
 class Server:
@@ -70,8 +70,11 @@ class Server:
             except OSError:
                 time.sleep(0.05)
                 continue
-            info = connection.ask("INFO", "server")
-            # Somebody else's server on that port does not have our process id.
+            # Somebody else on that port does not answer so, or does not have our process id.
+            try:
+                info = connection.ask("INFO", "server")
+            except OSError:
+                return False
             if isinstance(info, str) and "process_id:%d\r\n" % self.process.pid in info:
                 self.connection = connection
                 return True
