@@ -29,7 +29,6 @@ enum class Serve : uint8_t {
   kPubSubCount,   // asks each primary, and the numbers in the reply are corrected
   kClients,       // describes or changes clients of all workers: see proxy/client_query.h
   kPubSub,        // changes what the client is subscribed to
-  kNotYet,        // the proxy will serve it; refused with a clear error for now
   kRefused,       // administration of a single server: refused
 };
 

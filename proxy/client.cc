@@ -337,7 +337,6 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
       return TakeTransaction(*command, pieces, frame);
     case cluster::Serve::kClients:
       return TakeAdministration(*command, pieces, frame);
-    case cluster::Serve::kNotYet:
     case cluster::Serve::kRefused:
       stats->refused_requests.Add(1);
       return AnswerNewError(cluster::NotSupportedError(*command));

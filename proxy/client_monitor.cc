@@ -49,7 +49,7 @@ bool Client::MayBegin(const cluster::CommandSpec& command, const resp::Pieces& p
 
 void Client::Show(const cluster::CommandSpec& command, const resp::Pieces& pieces) {
   if (!IsShownToMonitors(command)) return;
-  if (command.serve == cluster::Serve::kNotYet || command.serve == cluster::Serve::kRefused) return;
+  if (command.serve == cluster::Serve::kRefused) return;
   if (TooLongToShow(pieces)) return worker_->monitors()->Lose();
   const bool transaction = command.serve == cluster::Serve::kTransaction;
   const bool reply_mode = command.serve == cluster::Serve::kClients && command.name == "REPLY";

@@ -98,7 +98,7 @@ class SameAsPlainServerTest(RealClusterTestCase):
         ours = {name.lower().decode() for name in proxy.call("COMMAND", "LIST")}
         known = {name.lower().decode() for name in plain.call("COMMAND", "LIST")}
         served = {name.lower() for name, (_, serve, _) in read_command_table().items()
-                  if serve not in ("NotYet", "Refused")}
+                  if serve != "Refused"}
         self.assertEqual(served & known - ours, set())
         self.assertGreaterEqual(len(ours), 200)
         docs = proxy.call("COMMAND", "DOCS", "get", "hset")
@@ -252,7 +252,7 @@ class RefusedTest(FakeClusterTestCase):
         cluster.clear_log()
         refused = 0
         for name, (arity, serve, subcommands) in read_command_table().items():
-            if serve not in ("NotYet", "Refused") or subcommands:
+            if serve != "Refused" or subcommands:
                 continue
             words = name.split("|")
             command = words + ["1"] * (abs(arity) - len(words))
@@ -272,11 +272,11 @@ class RefusedTest(FakeClusterTestCase):
     def test_the_readme_names_what_is_not_served(self):
         with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
             readme = file.read()
-        served, refused = readme.split("**Not yet**")
+        served, refused = readme.split("**Refused for good**")
         refused = refused.split("**Known differences**")[0]
         for name, (_, serve, _) in read_command_table().items():
-            if serve not in ("NotYet", "Refused") or name.startswith(("PFDEBUG", "PFSELFTEST",
-                                                                      "REPLCONF", "RESTORE-")):
+            if serve != "Refused" or name.startswith(("PFDEBUG", "PFSELFTEST", "REPLCONF",
+                                                      "RESTORE-")):
                 continue  # of the servers among themselves
             container = name.split("|")[0]
             if container in ("CLIENT", "FUNCTION", "LATENCY", "MEMORY", "OBJECT", "PUBSUB", "SLOWLOG",

@@ -20,9 +20,7 @@ std::string FullName(const CommandSpec& command) {
                                    : absl::StrCat(command.container, "|", command.name);
 }
 
-bool IsServed(const CommandSpec& command) {
-  return command.serve != cluster::Serve::kNotYet && command.serve != cluster::Serve::kRefused;
-}
+bool IsServed(const CommandSpec& command) { return command.serve != cluster::Serve::kRefused; }
 
 TEST(LocalHandlersTest, EveryLocalCommandAndNoOtherHasAHandler) {
   for (const CommandSpec& command : cluster::AllCommands()) {

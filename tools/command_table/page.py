@@ -31,9 +31,7 @@ MEANINGS = {
     "kPubSub": ("subscribe", "the proxy subscribes once for all its clients, at the channel's home"),
     "kPubSubCount": ("publish", "the proxy asks all primaries, and counts its clients instead of"
                      " its own subscriptions"),
-    "kNotYet": ("not yet", "refused for now: `ERR proxy: command '…' is not supported`; no node"
-                " sees it"),
-    "kRefused": ("refused", "refused for good, with the same error"),
+    "kRefused": ("refused", "refused: `ERR proxy: command '…' is not supported`; no node sees it"),
 }
 # How the commands are served that the review need not name: by their keys, or as what administers.
 RULES = {
@@ -63,7 +61,7 @@ def notes_of(command, kind, reason):
         notes.append("with `--cross-slot split` over slots, too: %s; not atomic" %
                      over_slots()[command.name])
     request, response = policies_of(command)
-    if kind not in ("kRefused", "kNotYet", "kLocal", "kOneSlot", "kSplit", "kKeyless"):
+    if kind not in ("kRefused", "kLocal", "kOneSlot", "kSplit", "kKeyless"):
         if request != "kNone":
             notes.append("sent to " + {"kAllNodes": "all nodes", "kAllShards": "all primaries",
                                        "kMultiShard": "several primaries",
@@ -100,4 +98,4 @@ def render(commands, serves):
 
 
 def kind_is_served(kind):
-    return kind not in ("kNotYet", "kRefused")
+    return kind != "kRefused"
