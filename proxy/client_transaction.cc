@@ -219,8 +219,12 @@ void Client::QueueCommand(const cluster::CommandSpec& command, const resp::Piece
     case cluster::Serve::kLocal:
     case cluster::Serve::kClients: {
       const ArgList args(pieces);
-      const bool reply_mode = command.serve == cluster::Serve::kClients && command.name == "REPLY";
+      const bool of_clients = command.serve == cluster::Serve::kClients;
+      const bool reply_mode = of_clients && command.name == "REPLY";
       if (reply_mode && (muted() || !MayQueueReplyMode(args.views()))) return RefuseQueued(command);
+      // These may take a while, and what is to be noted is noted as commands are taken.
+      const bool tracking = command.name == "TRACKING" || command.name == "CACHING";
+      if (of_clients && tracking) return RefuseQueued(command);
       transaction_->QueueLocal(command, args.views());
       break;
     }

@@ -349,6 +349,16 @@ TEST_F(TrackingTest, FlushingTellsOfAll) {
   EXPECT_EQ(Told(client), absl::StrCat("+OK\r\n", kAll));
 }
 
+TEST_F(TrackingTest, InATransactionItIsRefusedWhenItIsQueued) {
+  SimClient* client = world().Connect();
+  for (const absl::string_view words : {"CLIENT TRACKING ON", "CLIENT CACHING YES"}) {
+    EXPECT_EQ(Ask(client, "MULTI"), "+OK\r\n");
+    EXPECT_THAT(Ask(client, words), ::testing::HasSubstr("is not supported"));
+    EXPECT_THAT(Ask(client, "EXEC"), ::testing::StartsWith("-EXECABORT "));
+  }
+  EXPECT_EQ(Ask(client, "GET a"), "$-1\r\n");
+}
+
 TEST_F(TrackingTest, ATransactionReadsWhenItRuns) {
   SimClient* client = Tracker();
   SimClient* writer = Writer();
