@@ -191,7 +191,7 @@ FREE = {
     "random bytes": (same_shape, "ACL|GENPASS"),
     "how an iteration is cut": (iteration, "HSCAN SSCAN ZSCAN"),
     "the time, and what was random at a server's start": (same_shape, "TIME LOLWUT LASTSAVE"),
-    "the time that is left": (close_number(2000), "PTTL PEXPIRETIME OBJECT|IDLETIME"),
+    "the time that is left": (close_number(2000), "PTTL PEXPIRETIME"),
     "the seconds that are left": (close_number(2), "TTL EXPIRETIME"),
     "ids and idle times by the clock": (stream, """
         EXEC XADD XRANGE XREVRANGE XREAD XREADGROUP XCLAIM XAUTOCLAIM XINFO|STREAM XINFO|GROUPS
@@ -203,6 +203,8 @@ FREE = {
     "what each process saw": (same_kind, """
         SLOWLOG|GET SLOWLOG|LEN LATENCY|LATEST LATENCY|HISTORY LATENCY|DOCTOR LATENCY|GRAPH
         LATENCY|HISTOGRAM FUNCTION|STATS FUNCTION|DUMP"""),
+    "what else has looked at the key: also commands that only one side refused": (
+        same_kind, "OBJECT|IDLETIME"),
     "replicas: the cluster's nodes have none": (same_kind, "WAIT WAITAOF"),
     "a connection's number": (same_kind, "CLIENT|ID"),
 }
