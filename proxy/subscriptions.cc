@@ -95,6 +95,7 @@ bool PatternMayMatchPrefix(absl::string_view pattern, absl::string_view prefix) 
 Subscriptions::Subscriptions(Worker* worker, SubscriptionTable* table)
     : worker_(worker),
       table_(table),
+      links_(worker, this, SubscriberLink::Purpose::kSubscriptions),
       attend_timer_(worker->timers(), &Subscriptions::AttendTimerFired, this),
       push_arena_(worker->backend_blocks()),
       array_arena_(worker->backend_blocks()) {}
@@ -194,26 +195,10 @@ std::vector<std::string> Subscriptions::WantedNodes(const Topic& topic) const {
 }
 
 SubscriberLink* Subscriptions::LinkTo(absl::string_view node_id) {
-  const auto it = by_node_.find(node_id);
-  if (it != by_node_.end()) return links_[it->second].link.get();
-  // That of a node which has left will do: there are no more links than nodes at a time.
-  uint32_t index = 0;
-  while (index < links_.size() && !(links_[index].topics.empty() && !links_[index].link->wanted() &&
-                                    links_[index].link->idle() && !links_[index].link->dirty)) {
-    ++index;
-  }
-  uint32_t generation = 0;
-  if (index == links_.size()) {
-    links_.emplace_back();
-  } else {
-    by_node_.erase(links_[index].link->node_id());
-    generation = links_[index].link->generation();
-  }
-  links_[index].link =
-      std::make_unique<SubscriberLink>(worker_, this, SubscriberLink::Purpose::kSubscriptions,
-                                       index, generation, std::string(node_id));
-  by_node_[std::string(node_id)] = index;
-  return links_[index].link.get();
+  const auto has_no_topics = [this](const SubscriberLink& link) { return TopicsAt(&link).empty(); };
+  SubscriberLink* const link = links_.To(node_id, has_no_topics);
+  if (topics_at_.size() <= link->index()) topics_at_.resize(link->index() + 1);
+  return link;
 }
 
 // Brings the topic nearer to where it should be. Called whenever something has changed.
@@ -248,7 +233,7 @@ void Subscriptions::SettleUsed(Topic* topic) {
     Topic::Place* place = PlaceAt(topic, link);
     if (place == nullptr) {
       topic->places.push_back({link, State::kUnsent, 0, false});
-      LinkOf(link).topics[topic->id] = topic;
+      TopicsAt(link)[topic->id] = topic;
       place = &topic->places.back();
     }
     link->Want();
@@ -315,9 +300,9 @@ void Subscriptions::Leave(Topic* topic, Topic::Place* place) {
     return;
   }
   SetCounted(topic, place, false);
-  Link& of = LinkOf(link);
-  of.topics.erase(topic->id);
-  if (of.topics.empty()) link->OnUnused();
+  TopicsById& topics = TopicsAt(link);
+  topics.erase(topic->id);
+  if (topics.empty()) link->OnUnused();
   topic->places.erase(topic->places.begin() + (place - topic->places.data()));
   if (topic->home != link) return;
   if (topic->move != nullptr) return EndMove(topic);
@@ -437,13 +422,13 @@ void Subscriptions::GiveOn(Topic* topic, const SubscriberLink* by, absl::Time at
 void Subscriptions::OnLinkOpen(SubscriberLink* link) {
   // A copy: refused topics may go.
   std::vector<Topic*> topics;
-  for (const auto& [id, topic] : LinkOf(link).topics) topics.push_back(topic);
+  for (const auto& [id, topic] : TopicsAt(link)) topics.push_back(topic);
   for (Topic* topic : topics) Settle(topic);
 }
 
 void Subscriptions::OnLinkLost(SubscriberLink* link) {
   std::vector<Topic*> topics;
-  for (const auto& [id, topic] : LinkOf(link).topics) topics.push_back(topic);
+  for (const auto& [id, topic] : TopicsAt(link)) topics.push_back(topic);
   for (Topic* topic : topics) {
     Topic::Place* const place = PlaceAt(topic, link);
     SetCounted(topic, place, false);
@@ -586,7 +571,7 @@ void Subscriptions::AttendDue() {
 }
 
 void Subscriptions::OnTopology() {
-  for (size_t i = 0; i < links_.size(); ++i) links_[i].link->OnTopology();  // there may be more
+  links_.ForEach([](SubscriberLink* link) { link->OnTopology(); });
   std::vector<Topic*> all;
   for (Topics& topics : topics_) {
     for (const auto& [name, topic] : topics) {
@@ -655,36 +640,14 @@ void Subscriptions::Deliver(const Topic& topic, const io::Rope& frame) {
   stats->payload_bytes_forwarded.Add(frame.size() * topic.subscribers.size());
 }
 
-// --- the worker's turn
-
-void Subscriptions::OnCompletion(io::Completion* completion) {
-  const uint32_t index = completion->token.index();
-  if (index >= links_.size()) return worker_->stats()->late_completions.Add(1);
-  links_[index].link->OnCompletion(completion);
-}
-
-void Subscriptions::MarkDirty(SubscriberLink* link) {
-  if (link->dirty) return;
-  link->dirty = true;
-  dirty_links_.push_back(link);
-}
-
-void Subscriptions::FlushLinks() {
-  for (size_t i = 0; i < dirty_links_.size(); ++i) dirty_links_[i]->Flush();
-  dirty_links_.clear();
-}
+// --- the end
 
 void Subscriptions::Close() {
   if (closed_) return;
   closed_ = true;
   attend_timer_.Stop();
   ReleaseArenas();
-  for (size_t i = 0; i < links_.size(); ++i) links_[i].link->Stop();
-}
-
-bool Subscriptions::closed() const {
-  return std::all_of(links_.begin(), links_.end(),
-                     [](const Link& link) { return link.link->idle(); });
+  links_.ForEach([](SubscriberLink* link) { link->Stop(); });
 }
 
 }  // namespace proxy

@@ -33,7 +33,7 @@
 #include "io/buffer_pool.h"
 #include "io/ring.h"
 #include "io/timers.h"
-#include "proxy/subscriber_link.h"
+#include "proxy/subscriber_links.h"
 #include "proxy/subscription_table.h"
 
 namespace proxy {
@@ -136,24 +136,21 @@ class Subscriptions final : public SubscriberLink::Observer {
 
   // --- for the worker
   void OnTopology();
-  void OnCompletion(io::Completion* completion);
+  void OnCompletion(io::Completion* completion) { links_.OnCompletion(completion); }
   // Once a turn.
   void Flush() {
-    if (!dirty_links_.empty()) FlushLinks();
+    if (links_.dirty()) links_.Flush();
   }
-  bool work_left() const { return !dirty_links_.empty(); }
+  bool work_left() const { return links_.dirty(); }
   // Ends all connections; nobody is subscribed any more.
   void Close();
-  bool closed() const;
+  bool closed() const { return links_.all_idle(); }
 
   size_t topics(TopicKind kind) const { return topics_[static_cast<size_t>(kind)].size(); }
 
  private:
   using Topics = absl::btree_map<std::string, std::unique_ptr<Topic>>;
-  struct Link {
-    std::unique_ptr<SubscriberLink> link;
-    absl::btree_map<uint64_t, Topic*> topics;  // that have a place there
-  };
+  using TopicsById = absl::btree_map<uint64_t, Topic*>;
 
   // --- SubscriberLink::Observer
   void OnLinkOpen(SubscriberLink* link) override;
@@ -165,11 +162,12 @@ class Subscriptions final : public SubscriberLink::Observer {
   void OnDropped(SubscriberLink* link, TopicKind kind, absl::string_view name) override;
   void OnPublished(SubscriberLink* link, TopicKind kind, absl::string_view name,
                    absl::string_view channel, const io::Rope& frame) override;
-  void MarkDirty(SubscriberLink* link) override;
+  void MarkDirty(SubscriberLink* link) override { links_.MarkDirty(link); }
 
   Topic* FindExisting(TopicKind kind, absl::string_view name);
   SubscriberLink* LinkTo(absl::string_view node_id);
-  Link& LinkOf(const SubscriberLink* link) { return links_[link->index()]; }
+  // That have a place there.
+  TopicsById& TopicsAt(const SubscriberLink* link) { return topics_at_[link->index()]; }
   // The ids of the nodes that it should be subscribed to at, its home first.
   std::vector<std::string> WantedNodes(const Topic& topic) const;
   void Settle(Topic* topic);
@@ -191,15 +189,13 @@ class Subscriptions final : public SubscriberLink::Observer {
   void Deliver(const Topic& topic, const io::Rope& frame);
   io::Rope CopyForMany(const io::Rope& frame, char type, io::Arena* arena);
   void ReleaseArenas();
-  void FlushLinks();
   static void AttendTimerFired(void* self) { static_cast<Subscriptions*>(self)->AttendDue(); }
 
   Worker* const worker_;
   SubscriptionTable* const table_;
   std::array<Topics, kTopicKinds> topics_;
-  std::deque<Link> links_;                          // by index; one a node, kept
-  absl::btree_map<std::string, uint32_t> by_node_;  // node id → index
-  std::vector<SubscriberLink*> dirty_links_;
+  SubscriberLinks links_;
+  std::deque<TopicsById> topics_at_;  // by the link's index
   std::vector<Topic*> attended_;
   absl::Time attended_at_ = absl::InfinitePast();  // the last time
   io::Timer attend_timer_;

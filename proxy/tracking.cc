@@ -60,7 +60,8 @@ bool OwnersDiffer(const cluster::Topology& a, const cluster::Topology& b) {
 Tracking::Tracking(Worker* worker)
     : worker_(worker),
       table_(TableLimits(worker->config())),
-      waiter_timer_(worker->timers(), &Tracking::WaiterTimerFired, this) {}
+      waiter_timer_(worker->timers(), &Tracking::WaiterTimerFired, this),
+      links_(worker, this, SubscriberLink::Purpose::kInvalidations) {}
 
 Tracking::~Tracking() = default;
 
@@ -136,33 +137,6 @@ void Tracking::RemovePrefix(absl::string_view prefix, const Client& client) {
 
 // --- the connections
 
-SubscriberLink* Tracking::FindLink(absl::string_view node_id) const {
-  const auto it = by_node_.find(node_id);
-  return it == by_node_.end() ? nullptr : links_[it->second].get();
-}
-
-SubscriberLink* Tracking::LinkTo(absl::string_view node_id) {
-  if (SubscriberLink* const link = FindLink(node_id); link != nullptr) return link;
-  // That of a node which has left will do: there are no more links than nodes at a time.
-  uint32_t index = 0;
-  while (index < links_.size() &&
-         (links_[index]->wanted() || !links_[index]->idle() || links_[index]->dirty)) {
-    ++index;
-  }
-  uint32_t generation = 0;
-  if (index == links_.size()) {
-    links_.emplace_back();
-  } else {
-    by_node_.erase(links_[index]->node_id());
-    generation = links_[index]->generation();
-  }
-  links_[index] =
-      std::make_unique<SubscriberLink>(worker_, this, SubscriberLink::Purpose::kInvalidations,
-                                       index, generation, std::string(node_id));
-  by_node_[std::string(node_id)] = index;
-  return links_[index].get();
-}
-
 // To all primaries, also to those that serve no slot yet: they may be given some, and a redirection
 // leads there before the topology does.
 void Tracking::SettleLinks() {
@@ -173,13 +147,13 @@ void Tracking::SettleLinks() {
     wanted.push_back(node.is_primary && node.usable() && !node.failed);
   }
   for (const cluster::Shard& shard : topology.shards()) wanted[shard.primary] = true;
-  // By index: whoever is told of a lost one may make more of them.
-  for (size_t i = 0; i < links_.size(); ++i) {
-    const cluster::NodeIndex index = topology.FindById(links_[i]->node_id());
-    if (index == cluster::kNoNode || !wanted[index]) links_[i]->Stop();
-  }
+  links_.ForEach([&](SubscriberLink* link) {
+    const cluster::NodeIndex index = topology.FindById(link->node_id());
+    if (index == cluster::kNoNode || !wanted[index]) link->Stop();
+  });
+  const auto is_free = [](const SubscriberLink&) { return true; };
   for (cluster::NodeIndex i = 0; i < wanted.size(); ++i) {
-    if (wanted[i]) LinkTo(topology.node(i).id)->Want();
+    if (wanted[i]) links_.To(topology.node(i).id, is_free)->Want();
   }
   UpdateCoverage();
 }
@@ -187,7 +161,7 @@ void Tracking::SettleLinks() {
 // Kept for a while: whoever comes next finds them.
 void Tracking::OnUnusedIfSo() {
   if (used()) return;
-  for (size_t i = 0; i < links_.size(); ++i) links_[i]->OnUnused();
+  links_.ForEach([](SubscriberLink* link) { link->OnUnused(); });
 }
 
 bool Tracking::Covers(cluster::Slot slot) const {
@@ -196,7 +170,7 @@ bool Tracking::Covers(cluster::Slot slot) const {
   const cluster::Topology& topology = *worker_->cluster()->topology;
   const cluster::Shard* const shard = topology.ShardFor(slot);
   if (shard == nullptr) return false;
-  const SubscriberLink* const link = FindLink(topology.node(shard->primary).id);
+  const SubscriberLink* const link = links_.Find(topology.node(shard->primary).id);
   return link != nullptr && link->open();
 }
 
@@ -205,7 +179,7 @@ void Tracking::UpdateCoverage() {
   if (!covers_all_) return;
   const cluster::Topology& topology = *worker_->cluster()->topology;
   covers_all_ = absl::c_all_of(topology.shards(), [&](const cluster::Shard& shard) {
-    const SubscriberLink* const link = FindLink(topology.node(shard.primary).id);
+    const SubscriberLink* const link = links_.Find(topology.node(shard.primary).id);
     return link != nullptr && link->open();
   });
   if (!covers_all_) return;
@@ -227,7 +201,7 @@ void Tracking::OnLinkLost(SubscriberLink*) {
 }
 
 void Tracking::OnTopology() {
-  for (size_t i = 0; i < links_.size(); ++i) links_[i]->OnTopology();
+  links_.ForEach([](SubscriberLink* link) { link->OnTopology(); });
   std::shared_ptr<const cluster::Topology> topology = worker_->cluster()->topology;
   topology.swap(topology_);
   if (sessions_ > 0 && topology != nullptr && OwnersDiffer(*topology, *topology_)) InvalidateAll();
@@ -380,21 +354,8 @@ Client* Tracking::FindById(uint64_t id) {
 
 // --- the worker's turn
 
-void Tracking::OnCompletion(io::Completion* completion) {
-  const uint32_t index = completion->token.index();
-  if (index >= links_.size()) return worker_->stats()->late_completions.Add(1);
-  links_[index]->OnCompletion(completion);
-}
-
-void Tracking::MarkDirty(SubscriberLink* link) {
-  if (link->dirty) return;
-  link->dirty = true;
-  dirty_links_.push_back(link);
-}
-
 void Tracking::FlushWork() {
-  for (size_t i = 0; i < dirty_links_.size(); ++i) dirty_links_[i]->Flush();
-  dirty_links_.clear();
+  links_.Flush();
   ShrinkTable();
   table_.FreeSome();
   ChargeTable();
@@ -409,11 +370,7 @@ void Tracking::Close() {
   table_.Clear();
   while (table_.has_to_free()) table_.FreeSome();
   ChargeTable();
-  for (size_t i = 0; i < links_.size(); ++i) links_[i]->Stop();
-}
-
-bool Tracking::closed() const {
-  return absl::c_all_of(links_, [](const auto& link) { return link->idle(); });
+  links_.ForEach([](SubscriberLink* link) { link->Stop(); });
 }
 
 }  // namespace proxy

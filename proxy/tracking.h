@@ -38,7 +38,7 @@
 #include "io/ring.h"
 #include "io/timers.h"
 #include "proxy/messages.h"
-#include "proxy/subscriber_link.h"
+#include "proxy/subscriber_links.h"
 #include "proxy/tracking_table.h"
 
 namespace proxy {
@@ -73,19 +73,17 @@ class Tracking final : public SubscriberLink::Observer {
 
   // --- for the worker
   void OnTopology();
-  void OnCompletion(io::Completion* completion);
+  void OnCompletion(io::Completion* completion) { links_.OnCompletion(completion); }
   // The worker's mailbox has something redirected.
   void OnRedirected();
   // Once a turn.
   void Flush() {
     if (work_left()) FlushWork();
   }
-  bool work_left() const {
-    return !dirty_links_.empty() || table_.has_to_free() || table_.over_limits();
-  }
+  bool work_left() const { return links_.dirty() || table_.has_to_free() || table_.over_limits(); }
   // Ends all connections; nobody tracks any more.
   void Close();
-  bool closed() const;
+  bool closed() const { return links_.all_idle(); }
 
  private:
   struct Waiter {
@@ -100,11 +98,9 @@ class Tracking final : public SubscriberLink::Observer {
   void OnLinkLost(SubscriberLink* link) override;
   void OnInvalidated(SubscriberLink* link, absl::Span<const absl::string_view> keys) override;
   void OnAllInvalidated(SubscriberLink* link) override;
-  void MarkDirty(SubscriberLink* link) override;
+  void MarkDirty(SubscriberLink* link) override { links_.MarkDirty(link); }
 
   bool used() const { return sessions_ > 0 || !waiters_.empty(); }
-  SubscriberLink* FindLink(absl::string_view node_id) const;
-  SubscriberLink* LinkTo(absl::string_view node_id);
   void SettleLinks();
   void UpdateCoverage();
   void OnUnusedIfSo();
@@ -130,9 +126,7 @@ class Tracking final : public SubscriberLink::Observer {
   std::deque<Waiter> waiters_;  // in the order of their deadlines
   io::Timer waiter_timer_;
 
-  std::deque<std::unique_ptr<SubscriberLink>> links_;  // by index; one a node, kept
-  absl::btree_map<std::string, uint32_t> by_node_;     // node id → index
-  std::vector<SubscriberLink*> dirty_links_;
+  SubscriberLinks links_;
   bool covers_all_ = false;
   std::shared_ptr<const cluster::Topology> topology_;  // the last one that was looked at
   // Where the clients are whose ids somebody asked for. 0 as generation: it is gone.
