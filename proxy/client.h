@@ -308,6 +308,8 @@ class Client {
   void InsertPush(const cluster::CommandSpec& kind, Request* before, absl::string_view push);
   void GiveRedirected();
   void FlushTracking();
+  void SendBetweenReplies(const io::Rope& bytes, io::Rope* held);
+  void SendHeld(io::Rope* held);
   void ServeSubscriber();
   void LeaveTopics();
   // The last in the queue; `bytes` of it are kept until it ends.

@@ -117,21 +117,10 @@ void Client::OnMonitorAnswered(bool shown) {
 
 void Client::OnMonitorLines(const io::Rope& lines) {
   if (state_ != State::kOpen || reply_mode_ == ReplyMode::kOff) return;
-  if (head_ != nullptr && head_->streaming) {
-    monitor_->held.Append(lines);
-    reply_bytes_ += lines.size();
-  } else {
-    connection_.Send(lines);
-  }
-  worker_->MarkDirty(this);
+  SendBetweenReplies(lines, &monitor_->held);
 }
 
-void Client::SendHeldLines() {
-  if (monitor_->held.empty() || (head_ != nullptr && head_->streaming)) return;
-  reply_bytes_ -= monitor_->held.size();
-  connection_.Send(std::exchange(monitor_->held, io::Rope()));
-  worker_->MarkDirty(this);
-}
+void Client::SendHeldLines() { SendHeld(&monitor_->held); }
 
 void Client::LeaveMonitor() {
   if (monitor_ == nullptr) return;

@@ -70,22 +70,29 @@ bool Client::TakeAsSubscriber(const cluster::CommandSpec& command, const resp::P
 
 // The first request is another one, or its reply is not leaving any more.
 void Client::ServeSubscriber() {
-  if (!subscriber_->held.empty() && (head_ == nullptr || !head_->streaming)) {
-    reply_bytes_ -= subscriber_->held.size();
-    connection_.Send(std::exchange(subscriber_->held, io::Rope()));
-    worker_->MarkDirty(this);
-  }
+  SendHeld(&subscriber_->held);
   subscriber_->RunIfFirst(head_);
 }
 
 void Client::OnPublished(const io::Rope& message) {
-  if (state_ != State::kOpen) return;
+  if (state_ == State::kOpen) SendBetweenReplies(message, &subscriber_->held);
+}
+
+// While a reply is leaving piece by piece it is held, until SendHeld.
+void Client::SendBetweenReplies(const io::Rope& bytes, io::Rope* held) {
   if (head_ != nullptr && head_->streaming) {
-    subscriber_->held.Append(message);
-    reply_bytes_ += message.size();
+    held->Append(bytes);
+    reply_bytes_ += bytes.size();
   } else {
-    connection_.Send(message);
+    connection_.Send(bytes);
   }
+  worker_->MarkDirty(this);
+}
+
+void Client::SendHeld(io::Rope* held) {
+  if (held->empty() || (head_ != nullptr && head_->streaming)) return;
+  reply_bytes_ -= held->size();
+  connection_.Send(std::exchange(*held, io::Rope()));
   worker_->MarkDirty(this);
 }
 
