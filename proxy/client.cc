@@ -319,9 +319,10 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
   }
   if (!authenticated_ && (command->flags & cluster::kFlagNoAuth) == 0)
     return RejectNew(command, kNoAuth);
-  if (ABSL_PREDICT_FALSE(gets_pushes_) && TakeWithPushes(*command, pieces, frame)) return;
+  if (ABSL_PREDICT_FALSE(gets_pushes_) && TakeAsSubscriber(*command, pieces)) return;
   last_command_ = command;
   if (ABSL_PREDICT_FALSE(worker_->attentive()) && !MayBegin(*command, pieces, frame)) return;
+  if (ABSL_PREDICT_FALSE(tracks())) NoteReads(*command, pieces);
   if (ABSL_PREDICT_FALSE(IsQueueing()) && !ActsInTransaction(*command)) {
     return QueueCommand(*command, pieces, frame);
   }

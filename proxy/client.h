@@ -286,8 +286,6 @@ class Client {
   void TakeSubscription(const cluster::CommandSpec& command, const resp::Pieces& pieces,
                         const io::Rope& frame);
   bool TakeAsSubscriber(const cluster::CommandSpec& command, const resp::Pieces& pieces);
-  bool TakeWithPushes(const cluster::CommandSpec& command, const resp::Pieces& pieces,
-                      const io::Rope& frame);
   // --- tracking: proxy/client_tracking.cc
   bool TracksKeys() const;
   void TakeTracking(const cluster::CommandSpec& command, absl::Span<const absl::string_view> args);

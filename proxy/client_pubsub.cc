@@ -44,7 +44,8 @@ void Client::TakeSubscription(const cluster::CommandSpec& command, const resp::P
 // What a client with subscriptions may not do in RESP2, or gets another reply to. False: the
 // command is served as ever.
 bool Client::TakeAsSubscriber(const cluster::CommandSpec& command, const resp::Pieces& pieces) {
-  if (protocol_ != resp::Protocol::kResp2 || subscriber_->subscriptions() == 0) return false;
+  if (protocol_ != resp::Protocol::kResp2 || subscriber_ == nullptr) return false;
+  if (subscriber_->subscriptions() == 0) return false;
   if (command.serve == cluster::Serve::kPubSub || command.name == "QUIT" ||
       command.name == "RESET") {
     return !command.container.empty();

@@ -153,20 +153,6 @@ void Client::TakeCaching(absl::string_view word) {
 
 // --- what it does
 
-// What concerns clients with subscriptions, or that track. True: the command is dealt with.
-bool Client::TakeWithPushes(const cluster::CommandSpec& command, const resp::Pieces& pieces,
-                            const io::Rope& frame) {
-  if (subscriber_ != nullptr && TakeAsSubscriber(command, pieces)) return true;
-  if (!TracksKeys()) return false;
-  // What waits for the end of a pause comes again, and is noted then.
-  if (worker_->client_queries()->paused()) {
-    last_command_ = &command;
-    if (WaitsForPause(command, frame)) return true;
-  }
-  NoteReads(command, pieces);
-  return false;
-}
-
 // Scripts say which keys they may read, not which they do.
 void Client::NoteReads(const cluster::CommandSpec& command, const resp::Pieces& pieces) {
   TrackingState* const state = &tracker_->state;

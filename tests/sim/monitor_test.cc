@@ -190,6 +190,20 @@ TEST_F(MonitorTest, AWatchedBlockIsShownWhenItHasRun) {
   EXPECT_THAT(run(true), ElementsAre("\"EXEC\"", "\"ECHO\" \"after\""));
 }
 
+TEST_F(MonitorTest, APauseDoesNotStopItIfItTracksEither) {
+  SimClient* const watcher = Connect();
+  Ask(watcher, "HELLO 3");
+  EXPECT_EQ(Ask(watcher, "CLIENT TRACKING ON"), "+OK\r\n");
+  EXPECT_EQ(Ask(watcher, "MONITOR"), "+OK\r\n");
+  SimClient* const client = Connect();
+  EXPECT_EQ(Ask(client, "CLIENT PAUSE 2000"), "+OK\r\n");
+  world().RunFor(100 * kMillisecond);
+  watcher->TakeReceived();
+  watcher->SendCommand("ECHO mine");
+  world().RunFor(100 * kMillisecond);
+  EXPECT_TRUE(absl::StartsWith(watcher->received(), "$4\r\nmine\r\n+")) << watcher->received();
+}
+
 TEST_F(MonitorTest, APauseDoesNotStopItAndWhatIsPausedIsShownWhenItRuns) {
   SimClient* const watcher = Watcher();
   SimClient* const client = Connect();
