@@ -40,7 +40,7 @@ const PopKind* FindPopKind(const cluster::CommandSpec& command) {
 bool IsNothing(const io::Rope& reply) {
   if (reply.size() > 5) return false;
   const std::string text = reply.Flatten();
-  return text == "$-1\r\n" || text == "*-1\r\n" || text == "_\r\n" || text == "*0\r\n";
+  return resp::IsNull(text) || text == "*0\r\n";
 }
 
 class PopOverSlots final : public Procedure {

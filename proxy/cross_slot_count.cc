@@ -60,7 +60,7 @@ class CountOverSlots final : public Procedure {
       return false;
     }
     const std::string reply = ask->reply.Flatten();
-    if (reply == "$-1\r\n" || reply == "_\r\n") return true;
+    if (resp::IsNullBulk(reply)) return true;
     absl::string_view value;
     HyperLogLog::Outcome outcome = HyperLogLog::Outcome::kNotOne;
     if (!ask->cut) {

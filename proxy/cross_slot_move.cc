@@ -41,10 +41,6 @@ constexpr MoveCommand kMoveCommands[] = {
     {"COPY", true, false, ":1\r\n"},
 };
 
-bool IsNull(absl::string_view frame) {
-  return frame == "$-1\r\n" || frame == "*-1\r\n" || frame == "_\r\n";
-}
-
 class MoveOverSlots final : public Procedure {
  public:
   MoveOverSlots(Worker* worker, const MoveCommand& command,
@@ -169,9 +165,9 @@ class MoveOverSlots final : public Procedure {
     const std::string time_text = TextAt(views, time.offset, time.length);
     // Of a node without one of the two commands, or which this user must not use.
     for (const absl::string_view text : {value_begin, time_text}) {
-      if (text[0] == '-' || text[0] == '!') return Fail(step, resp::ErrorLineOf(text), false);
+      if (resp::IsErrorFrame(text)) return Fail(step, resp::ErrorLineOf(text), false);
     }
-    if (IsNull(value_begin)) return AnswerMissing(step);
+    if (resp::IsNull(value_begin)) return AnswerMissing(step);
     int64_t expires_at = 0;
     if (value_begin[0] != '$' || !resp::ParseInteger(time_text, &expires_at)) {
       return Fail(step, kBadReplyError, false);
@@ -232,7 +228,7 @@ class MoveOverSlots final : public Procedure {
     const Ask& ask = step->asks[0];
     if (ask.failed()) return FailByAsk(step);
     const std::string reply = ask.reply.Flatten();
-    if (!IsNull(reply)) {
+    if (!resp::IsNull(reply)) {
       const std::vector<absl::string_view> elements = resp::ElementsOf(reply);
       if (elements.size() != 1) return Fail(step, kBadReplyError, true);
       if (elements[0][0] != ':') return Fail(step, resp::ErrorLineOf(elements[0]), false);

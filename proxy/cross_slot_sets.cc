@@ -401,7 +401,7 @@ class SetsOverSlots final : public Procedure {
       int64_t there = 1;
       if (is_set) {
         if (!resp::ParseInteger(element, &there)) return false;
-      } else if (element == "$-1\r\n" || element == "_\r\n") {
+      } else if (resp::IsNullBulk(element)) {
         there = 0;
       } else if (!TakeScore(&element, &member)) {
         return false;
@@ -521,7 +521,7 @@ class SetsOverSlots final : public Procedure {
     if (ask.failed()) return AnswerWith(step, &ask);
     const std::string reply = ask.reply.Flatten();
     for (const absl::string_view element : resp::ElementsOf(reply)) {
-      if (element[0] != '-' && element[0] != '!') continue;
+      if (!resp::IsErrorFrame(element)) continue;
       return step->AnswerError(absl::StrCat("ERR proxy: partly executed, ",
                                             ToldWithin(resp::ErrorLineOf(element)),
                                             " (outcome unknown)"));

@@ -23,8 +23,7 @@ constexpr int kRangesMax = 16;
 
 bool IsNull(const io::Rope& reply) {
   if (reply.size() > 5) return false;
-  const std::string text = reply.Flatten();
-  return text == "*-1\r\n" || text == "_\r\n";
+  return resp::IsNullArray(reply.Flatten());
 }
 
 // "1-3,6": of the commands with this state, counted from 1.

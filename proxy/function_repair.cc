@@ -31,8 +31,6 @@ std::string Command(std::initializer_list<absl::string_view> args) {
   return text;
 }
 
-bool IsError(absl::string_view frame) { return frame.empty() || frame[0] == '-'; }
-
 // The names of FUNCTION LIST's libraries.
 std::set<std::string> LibraryNames(absl::string_view frame) {
   std::set<std::string> names;
@@ -165,11 +163,11 @@ void FunctionRepair::OnReplies(Replies replies) {
   switch (step_) {
     case Step::kListNew:
       // It is older than functions, or says nothing of them to us.
-      if (IsError(reply)) return End();
+      if (resp::IsErrorFrame(reply)) return End();
       has_ = LibraryNames(reply);
       return AskOther();
     case Step::kListOther:
-      if (IsError(reply)) return End();
+      if (resp::IsErrorFrame(reply)) return End();
       return OnOtherListed(LibraryNames(reply));
     case Step::kDump: {
       absl::string_view dump;
@@ -177,7 +175,7 @@ void FunctionRepair::OnReplies(Replies replies) {
       return AskNext(Step::kRestore, node_.id, {Command({"FUNCTION", "RESTORE", dump})});
     }
     case Step::kRestore:
-      if (IsError(reply)) {
+      if (resp::IsErrorFrame(reply)) {
         env_.log->Warn(absl::StrCat("node ", node_.id, " does not take the function libraries"));
         return End();
       }
@@ -188,7 +186,7 @@ void FunctionRepair::OnReplies(Replies replies) {
       next_due_ = *env_.now + kBeforeCheck;
       return;
     case Step::kCheck:
-      return IsError(reply) ? End() : OnChecked(LibraryNames(reply));
+      return resp::IsErrorFrame(reply) ? End() : OnChecked(LibraryNames(reply));
     case Step::kDelete:
     case Step::kIdle:
       return End();

@@ -17,13 +17,13 @@ namespace {
 constexpr uint32_t kGenerationMask = 0xffffff;  // what a token holds of it
 constexpr size_t kLargeBytes = 64 << 10;
 
-// The node's text may name users or quote what it was sent: only its first word is told.
-std::string FirstWord(absl::string_view error_frame) {
-  error_frame.remove_prefix(1);
-  return EscapeForLog(error_frame.substr(0, error_frame.find_first_of(" \r\n")));
-}
-
 }  // namespace
+
+std::string ErrorWord(absl::string_view frame) {
+  if (frame.empty() || frame[0] != '-') return "unexpected reply";
+  frame.remove_prefix(1);
+  return EscapeForLog(frame.substr(0, frame.find_first_of(" \r\n")));
+}
 
 NodeQuery::NodeQuery(io::Ring* ring, io::Timers* timers, uint8_t party, uint32_t index)
     : ring_(ring),
@@ -164,9 +164,7 @@ bool NodeQuery::OnFrame() {
   if (auth_due_) {
     auth_due_ = false;
     if (frame_ != "+OK\r\n") {
-      const bool error = frame_[0] == '-';
-      Fail(absl::PermissionDeniedError(
-          absl::StrCat("AUTH refused: ", error ? FirstWord(frame_) : "unexpected reply")));
+      Fail(absl::PermissionDeniedError(absl::StrCat("AUTH refused: ", ErrorWord(frame_))));
       return false;
     }
   } else {

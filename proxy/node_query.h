@@ -23,6 +23,10 @@
 
 namespace proxy {
 
+// What a refusal is told as: the first word of an error reply, as EscapeForLog has it. The rest of
+// a node's text may name users, or quote what it was sent.
+std::string ErrorWord(absl::string_view frame);
+
 class NodeQuery {
  public:
   enum class State : uint8_t { kIdle, kConnecting, kAsking, kClosing };

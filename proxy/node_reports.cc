@@ -30,7 +30,7 @@ bool IsAggregate(char type) { return type == '*' || type == '%' || type == '~'; 
 bool Parse(absl::string_view frame, int depth, Value* value) {
   if (frame.size() < 3 || depth > kDepthMax) return false;
   value->type = frame[0];
-  if (frame == "$-1\r\n" || frame == "*-1\r\n" || frame == "_\r\n") {
+  if (resp::IsNull(frame)) {
     value->type = '_';
     return true;
   }

@@ -145,7 +145,7 @@ io::Rope PubSubCountsReply(Worker* worker, Client* client, const Request& parent
     Part part;
     part.bytes = fragment->bytes.Flatten();
     part.asked = parent.fragments->asked;
-    if (part.bytes[0] == '-' || part.bytes[0] == '!') return fragment->bytes;
+    if (resp::IsErrorFrame(part.bytes)) return fragment->bytes;
     if (worker->cluster() != nullptr) {
       const cluster::Topology& topology = *worker->cluster()->topology;
       const cluster::Shard* const shard = topology.ShardFor(fragment->slot);

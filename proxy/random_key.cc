@@ -20,7 +20,7 @@ class RandomKey final : public EveryNode {
     Ask& ask = step->asks[0];
     // It was emptied meanwhile, or is no primary any more: then its successor was asked too late.
     const std::string reply = ask.gone ? std::string() : ask.reply.Flatten();
-    if (!ask.gone && !IsNull(reply)) {
+    if (!ask.gone && !resp::IsNullBulk(reply)) {
       if (ask.failed()) return step->AnswerError(FailureLine(step->asks, false));
       step->reply = std::move(ask.reply);
       return;
@@ -35,8 +35,6 @@ class RandomKey final : public EveryNode {
     std::string node_name;
     uint64_t keys = 0;
   };
-
-  static bool IsNull(absl::string_view reply) { return reply == "$-1\r\n" || reply == "_\r\n"; }
 
   void Merge(Step* step, absl::Span<Ask> answered) override {
     for (Ask& ask : answered) {

@@ -65,13 +65,6 @@ std::string HostOf(const io::Endpoint& endpoint) {
   return parts.ok() ? parts->host : std::string();
 }
 
-// The first word of an error reply: the rest may hold anything.
-std::string ErrorWord(absl::string_view frame) {
-  if (frame.empty() || frame[0] != '-') return "unexpected reply";
-  frame.remove_prefix(1);
-  return EscapeForLog(frame.substr(0, frame.find_first_of(" \r\n")));
-}
-
 // The value of "name:value" in the text of INFO; empty if it is missing or not a plain word.
 std::string InfoField(absl::string_view info, absl::string_view name) {
   while (!info.empty()) {

@@ -109,7 +109,11 @@ std::vector<absl::string_view> ElementsOf(absl::string_view frame);
 inline bool IsErrorFrame(absl::string_view frame) {
   return !frame.empty() && (frame[0] == '-' || frame[0] == '!');
 }
-// The text of such a frame: a view into it.
+// The null of a bulk string, or of an array; in RESP3 they are one.
+inline bool IsNullBulk(absl::string_view frame) { return frame == "$-1\r\n" || frame == "_\r\n"; }
+inline bool IsNullArray(absl::string_view frame) { return frame == "*-1\r\n" || frame == "_\r\n"; }
+inline bool IsNull(absl::string_view frame) { return IsNullBulk(frame) || IsNullArray(frame); }
+// The text of an error frame: a view into it.
 absl::string_view ErrorLineOf(absl::string_view frame);
 
 // Small values out of complete contiguous frames.
