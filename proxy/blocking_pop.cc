@@ -82,11 +82,7 @@ class PopOverSlots final : public Procedure {
   enum class Phase : uint8_t { kBegin, kPop, kLook, kPause };
 
   void Ask(Step* step, const cluster::CommandSpec& command, uint32_t key, io::Rope frame) const {
-    proxy::Ask ask;
-    ask.slot = cluster::SlotOf(keys_[key]);
-    ask.command = &command;
-    ask.frame = std::move(frame);
-    step->asks.push_back(std::move(ask));
+    step->asks.push_back(AskOfKey(command, keys_[key], std::move(frame)));
   }
 
   io::Rope PopFrame(uint32_t key) const {

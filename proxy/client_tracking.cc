@@ -50,12 +50,9 @@ bool Is(const cluster::CommandSpec& command, absl::string_view name) {
   return command.container.empty() && command.name == name;
 }
 
-std::string ArrayOf(absl::string_view key) {
-  std::string array;
-  resp::Encoder out(resp::Protocol::kResp3, &array);
-  out.Array(1);
-  out.Bulk(key);
-  return array;
+// In the place of the array of keys: all may have changed.
+absl::string_view AllKeys(resp::Protocol protocol) {
+  return protocol == resp::Protocol::kResp3 ? "_\r\n" : "$-1\r\n";
 }
 
 }  // namespace
@@ -217,7 +214,7 @@ void Client::OnInvalidated(absl::string_view value) { Invalidate(kKeysPush, valu
 
 void Client::OnAllInvalidated() {
   if (tracker_->clean) return;
-  Invalidate(kAllPush, protocol_ == resp::Protocol::kResp3 ? "_\r\n" : "$-1\r\n");
+  Invalidate(kAllPush, AllKeys(protocol_));
   // Before the reply of what may wait long.
   tracker_->clean = answer_first_ == nullptr || !MayWaitLong(*answer_first_);
 }
@@ -235,7 +232,7 @@ void Client::Invalidate(const cluster::CommandSpec& kind, absl::string_view valu
   Tracker::Redirected* to = owed == tracker_->behind ? &tracker_->waiting : &tracker_->more;
   if (tracker_->waiting.bytes + tracker_->more.bytes > kRedirectedBytesMax) {
     tracker_->waiting = tracker_->more = {};
-    value = protocol_ == resp::Protocol::kResp3 ? "_\r\n" : "$-1\r\n";
+    value = AllKeys(protocol_);
   }
   to->values.emplace_back(value);
   to->bytes += value.size() + sizeof(std::string);
@@ -329,7 +326,7 @@ void Client::InsertPush(const cluster::CommandSpec& kind, Request* before, absl:
 // Once a turn.
 void Client::FlushTracking() {
   for (const std::string& key : tracker_->TakeKeys(&tracker_->unwatched_keys)) {
-    Invalidate(kKeysPush, ArrayOf(key));
+    Invalidate(kKeysPush, ArrayOfKeys({key}));
   }
   GiveRedirected();
 }

@@ -80,10 +80,8 @@ class CountOverSlots final : public Procedure {
     step->asks.clear();
     const size_t end = std::min(keys_.size(), next_ + kFetchesMax);
     for (; next_ < end; ++next_) {
-      Ask ask;
-      ask.slot = cluster::SlotOf(keys_[next_]);
-      ask.command = cluster::FindCommand("GET");
-      ask.frame = MakeFrame({"GET", keys_[next_]});
+      const std::string& key = keys_[next_];
+      Ask ask = AskOfKey(*cluster::FindCommand("GET"), key, MakeFrame({"GET", key}));
       ask.patience = time_.Patience(*worker_);
       step->asks.push_back(std::move(ask));
     }

@@ -107,10 +107,7 @@ class MoveOverSlots final : public Procedure {
       return false;
     }
     phase_ = phase;
-    Ask ask;
-    ask.slot = cluster::SlotOf(key);
-    ask.command = cluster::FindCommand(command);
-    ask.frame = std::move(frame);
+    Ask ask = AskOfKey(*cluster::FindCommand(command), key, std::move(frame));
     ask.patience = time_.Patience(*worker_);
     step->asks.clear();
     step->asks.push_back(std::move(ask));

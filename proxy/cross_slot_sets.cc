@@ -151,10 +151,7 @@ class SetsOverSlots final : public Procedure {
   }
 
   Ask MakeAsk(absl::string_view command, absl::string_view key, io::Rope frame) const {
-    Ask ask;
-    ask.slot = cluster::SlotOf(key);
-    ask.command = cluster::FindCommand(command);
-    ask.frame = std::move(frame);
+    Ask ask = AskOfKey(*cluster::FindCommand(command), key, std::move(frame));
     ask.patience = time_.Patience(*worker_);
     return ask;
   }

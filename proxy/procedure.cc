@@ -129,6 +129,14 @@ std::string FailureLine(absl::Span<const Ask> asks, bool write) {
   return absl::StrCat(code, kOwnMark, node, text, own ? suffix : "");
 }
 
+Ask AskOfKey(const cluster::CommandSpec& command, absl::string_view key, io::Rope frame) {
+  Ask ask;
+  ask.slot = cluster::SlotOf(key);
+  ask.command = &command;
+  ask.frame = std::move(frame);
+  return ask;
+}
+
 std::string ToldWithin(absl::string_view line) {
   if (!absl::ConsumeSuffix(&line, kNotExecuted)) absl::ConsumeSuffix(&line, kOutcomeUnknown);
   const size_t code = line.find(' ');

@@ -145,6 +145,9 @@ std::string FailureLine(absl::Span<const Ask> asks, bool write);
 // An error line, to be told within another one: without what the proxy's own begin and end with.
 std::string ToldWithin(absl::string_view line);
 
+// An ask about a key, of its slot's owner.
+Ask AskOfKey(const cluster::CommandSpec& command, absl::string_view key, io::Rope frame);
+
 // A frame of the request's, kept beyond the turn without holding receive buffers.
 io::Rope KeepFrame(const io::Rope& frame);
 // A command as a frame.

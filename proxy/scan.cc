@@ -501,11 +501,7 @@ void Scan::PlanTypes(Step* step) {
   BeginStep(step, Phase::kTypes);
   const size_t end = std::min(keys_.size(), typed_ + kTypesAtATime);
   for (size_t i = typed_; i < end; ++i) {
-    Ask ask;
-    ask.slot = cluster::SlotOf(keys_[i]);
-    ask.command = &AllOfThem().type;
-    ask.frame = MakeFrame({"TYPE", keys_[i]});
-    step->asks.push_back(std::move(ask));
+    step->asks.push_back(AskOfKey(AllOfThem().type, keys_[i], MakeFrame({"TYPE", keys_[i]})));
   }
 }
 

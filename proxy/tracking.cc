@@ -27,14 +27,6 @@ TrackingTable::Limits TableLimits(const Config& config) {
       .bytes = std::max(kTableBytesMin, config.memory_limit_bytes / config.workers / kTableShare)};
 }
 
-std::string ArrayOf(absl::Span<const absl::string_view> keys) {
-  std::string array;
-  resp::Encoder out(resp::Protocol::kResp3, &array);
-  out.Array(static_cast<int64_t>(keys.size()));
-  for (const absl::string_view key : keys) out.Bulk(key);
-  return array;
-}
-
 bool IsThere(const Client* client) {
   return client != nullptr &&
          (client->state() == Client::State::kOpen || client->state() == Client::State::kDraining);
@@ -56,6 +48,14 @@ bool OwnersDiffer(const cluster::Topology& a, const cluster::Topology& b) {
 }
 
 }  // namespace
+
+std::string ArrayOfKeys(absl::Span<const absl::string_view> keys) {
+  std::string array;
+  resp::Encoder out(resp::Protocol::kResp3, &array);
+  out.Array(static_cast<int64_t>(keys.size()));
+  for (const absl::string_view key : keys) out.Bulk(key);
+  return array;
+}
 
 Tracking::Tracking(Worker* worker)
     : worker_(worker),
@@ -261,7 +261,7 @@ void Tracking::InvalidateAll() {
 
 void Tracking::Tell(absl::string_view key, const TrackingTable::Readers& readers) {
   if (readers.empty()) return;
-  const std::string value = ArrayOf({key});
+  const std::string value = ArrayOfKeys({key});
   for (const TrackingTable::Reader& reader : readers) {
     Client* const client = reader.client < clients_.size() ? clients_[reader.client] : nullptr;
     if (client != nullptr && client->tracking_session() == reader.session) {
@@ -290,7 +290,7 @@ void Tracking::TellPrefixes(absl::Span<const absl::string_view> keys) {
     }
   }
   for (const auto& [prefix, changed] : found) {
-    const std::string value = ArrayOf(changed);
+    const std::string value = ArrayOfKeys(changed);
     for (const uint32_t index : prefixes_.find(prefix)->second) {
       clients_[index]->OnInvalidated(value);
     }

@@ -46,6 +46,9 @@ namespace proxy {
 class Client;
 class Worker;
 
+// As it stands behind "invalidate".
+std::string ArrayOfKeys(absl::Span<const absl::string_view> keys);
+
 class Tracking final : public SubscriberLink::Observer {
  public:
   explicit Tracking(Worker* worker);
