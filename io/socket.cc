@@ -344,6 +344,11 @@ bool operator==(const Endpoint& a, const Endpoint& b) {
   }
 }
 
+std::string FormatHostPort(absl::string_view host, uint16_t port) {
+  const bool ipv6 = absl::StrContains(host, ':');
+  return ipv6 ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
+}
+
 absl::StatusOr<HostPort> ParseHostPort(absl::string_view text) {
   const auto invalid = [text](absl::string_view why) {
     return absl::InvalidArgumentError(absl::StrCat(why, " in \"", text, "\""));

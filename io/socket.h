@@ -74,5 +74,7 @@ struct HostPort {
   uint16_t port = 0;
 };
 absl::StatusOr<HostPort> ParseHostPort(absl::string_view text);
+// The opposite: "10.0.0.1:8088", "[::1]:8088", "proxy-a:8088". `host` without brackets.
+std::string FormatHostPort(absl::string_view host, uint16_t port);
 
 }  // namespace io

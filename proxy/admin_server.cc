@@ -21,7 +21,6 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "io/socket.h"
 
@@ -233,11 +232,7 @@ class HttpAdminServer final : public AdminServer {
     return absl::OkStatus();
   }
 
-  std::string address() const override {
-    return absl::StrCat(
-        absl::StrContains(where_.host, ':') ? absl::StrCat("[", where_.host, "]") : where_.host,
-        ":", where_.port);
-  }
+  std::string address() const override { return io::FormatHostPort(where_.host, where_.port); }
 
  private:
   absl::Status Bind() {

@@ -76,7 +76,7 @@ FaceShare ShareAt(size_t place, size_t count) {
 }
 
 FaceNode MakeNode(const Address& address, const FaceShare& share) {
-  const std::string name = FaceName(address.host, address.port);
+  const std::string name = io::FormatHostPort(address.host, address.port);
   FaceNode node;
   node.host = address.host;
   node.port = address.port;
@@ -96,11 +96,6 @@ std::string FaceHost(absl::string_view host) {
   if (!endpoint.ok()) return std::string(host);
   const absl::StatusOr<io::HostPort> parts = io::ParseHostPort(endpoint->ToString());
   return parts.ok() ? parts->host : std::string(host);
-}
-
-std::string FaceName(absl::string_view host, uint16_t port) {
-  const bool ipv6 = host.find(':') != absl::string_view::npos;
-  return ipv6 ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
 }
 
 bool IsWildcard(absl::string_view host) { return host == "0.0.0.0" || host == "::"; }

@@ -25,8 +25,6 @@ constexpr size_t kFaceNodesMax = 256;
 // A host as the servers tell it: an address in its shortest form, without brackets and without the
 // name of one of our own interfaces; a name as it is.
 std::string FaceHost(absl::string_view host);
-// "10.0.0.1:8088", "[::1]:8088", "proxy-a:8088".
-std::string FaceName(absl::string_view host, uint16_t port);
 // "0.0.0.0" or "::": where one listens, not where one connects to.
 bool IsWildcard(absl::string_view host);
 

@@ -200,18 +200,19 @@ absl::Status CheckClusterFace(const Config& config) {
     constexpr absl::string_view kNeeds = " needs --cluster-face";
     if (!own.host.empty()) {
       return Error("--cluster-face-address",
-                   absl::StrCat(Quoted(FaceName(own.host, own.port)), kNeeds));
+                   absl::StrCat(Quoted(io::FormatHostPort(own.host, own.port)), kNeeds));
     }
     if (nodes.empty()) return absl::OkStatus();
     return Error("--cluster-face-nodes",
-                 absl::StrCat(Quoted(FaceName(nodes[0].host, nodes[0].port)), kNeeds));
+                 absl::StrCat(Quoted(io::FormatHostPort(nodes[0].host, nodes[0].port)), kNeeds));
   }
   if (!own.host.empty()) {
     if (nodes.empty() || std::find(nodes.begin(), nodes.end(), own) != nodes.end()) {
       return absl::OkStatus();
     }
-    return Error("--cluster-face-address", absl::StrCat(Quoted(FaceName(own.host, own.port)),
-                                                        " is not one of --cluster-face-nodes"));
+    return Error("--cluster-face-address",
+                 absl::StrCat(Quoted(io::FormatHostPort(own.host, own.port)),
+                              " is not one of --cluster-face-nodes"));
   }
   if (!nodes.empty()) return absl::OkStatus();
   const auto is_unix = [](const io::Endpoint& endpoint) { return endpoint.is_unix(); };

@@ -246,7 +246,7 @@ Option ClusterFaceAddress() {
   };
   auto show = [](const Config& config) {
     const cluster::NodeAddress& address = config.cluster_face_address;
-    return address.host.empty() ? "none" : FaceName(address.host, address.port);
+    return address.host.empty() ? "none" : io::FormatHostPort(address.host, address.port);
   };
   return {
       .name = "cluster-face-address",
@@ -275,7 +275,7 @@ Option ClusterFaceNodes() {
     if (config.cluster_face_nodes.empty()) return std::string("none");
     return absl::StrJoin(config.cluster_face_nodes, ",",
                          [](std::string* out, const cluster::NodeAddress& node) {
-                           absl::StrAppend(out, FaceName(node.host, node.port));
+                           absl::StrAppend(out, io::FormatHostPort(node.host, node.port));
                          });
   };
   return {.name = "cluster-face-nodes",

@@ -303,17 +303,15 @@ void Worker::SendRedirected(RedirectedInvalidation redirected) {
   PostToControl(MessageKind::kInvalidationRedirected);
 }
 
-void Worker::PostToWorker(uint32_t worker, MessageKind kind) {
-  io::Message message;
-  message.kind = static_cast<uint8_t>(kind);
-  ring_->Post(PostToken(), WorkerRing(worker), message);
-}
+void Worker::PostToWorker(uint32_t worker, MessageKind kind) { Post(WorkerRing(worker), kind, 0); }
 
-void Worker::PostToControl(MessageKind kind, uint64_t value) {
+void Worker::PostToControl(MessageKind kind, uint64_t value) { Post(kControlRing, kind, value); }
+
+void Worker::Post(io::RingId ring, MessageKind kind, uint64_t value) {
   io::Message message;
   message.kind = static_cast<uint8_t>(kind);
   message.value = value;
-  ring_->Post(PostToken(), kControlRing, message);
+  ring_->Post(PostToken(), ring, message);
 }
 
 // --- lists of this turn

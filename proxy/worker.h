@@ -214,6 +214,7 @@ class Worker {
   void ReportGone();
   void CheckDrained();
   void PostToControl(MessageKind kind, uint64_t value = 0);
+  void Post(io::RingId ring, MessageKind kind, uint64_t value);
   void FreeGone();
 
   std::unique_ptr<io::Ring> ring_;

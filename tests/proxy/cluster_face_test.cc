@@ -30,7 +30,7 @@ Config ConfigOf(const std::vector<std::string>& listen, const std::vector<NodeAd
 
 std::string SelfName(const Config& config, absl::string_view local_name) {
   const ClusterFace face(config, local_name);
-  return FaceName(face.self().host, face.self().port);
+  return io::FormatHostPort(face.self().host, face.self().port);
 }
 
 std::string Slots(const ClusterFace& face, Protocol protocol) {

@@ -44,16 +44,6 @@ exports.until = async function until(condition, what, ms = 20000) {
 
 exports.count = (n) => Array.from({ length: n }, (_, i) => i);
 
-// For what a proxy may refuse: says so instead.
-exports.ifServed = async function ifServed(work) {
-  try {
-    await work();
-  } catch (error) {
-    if (!/is not supported$/.test(error.message)) throw error;
-    console.log(`not served: ${error.message}`);
-  }
-};
-
 exports.finish = function finish() {
   console.log(`all ${passed} checks passed`);
   process.exit(0);

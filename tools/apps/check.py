@@ -58,15 +58,5 @@ def directory_of_logs(prefix):
             raise
 
 
-def if_served(call):
-    """For what a proxy may refuse: says so instead."""
-    try:
-        call()
-    except Exception as error:  # pylint: disable=broad-except
-        if not str(error).endswith("is not supported"):
-            raise
-        print("not served: %s" % error)
-
-
 def finish():
     print("all %d checks passed" % passed)
