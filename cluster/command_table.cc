@@ -104,6 +104,29 @@ constexpr Index MakeIndex() {
 
 constexpr Index kIndex = MakeIndex();
 
+// Of the commands whose names fit a word: most of them, and nearly all look-ups are for one.
+constexpr size_t kWordBytes = sizeof(uint64_t);
+constexpr uint64_t HashWord(uint64_t word) { return (word * 0x9e3779b97f4a7c15) >> 54; }
+static_assert((~uint64_t{0} >> 54) + 1 == kBucketCount);
+
+constexpr bool IsWordCommand(const CommandSpec& row) {
+  return row.container.empty() && row.name.size() <= kWordBytes;
+}
+
+constexpr std::array<uint16_t, kBucketCount> MakeWordIndex() {
+  std::array<uint16_t, kBucketCount> rows{};
+  for (uint16_t& row : rows) row = kNoRow;
+  for (size_t i = 0; i < kRowCount; ++i) {
+    if (!IsWordCommand(kCommands[i])) continue;
+    size_t bucket = HashWord(kIndex.keys[i].words[0]);
+    while (rows[bucket] != kNoRow) bucket = (bucket + 1) % kBucketCount;
+    rows[bucket] = static_cast<uint16_t>(i);
+  }
+  return rows;
+}
+
+constexpr std::array<uint16_t, kBucketCount> kWordIndex = MakeWordIndex();
+
 constexpr bool NamesFit() {
   for (const CommandSpec& row : kCommands) {
     if (row.name.empty() || row.name.size() > kNameBytesMax) return false;
@@ -152,7 +175,19 @@ const CommandSpec* FindRow(absl::string_view name, uint32_t container) {
 
 absl::Span<const CommandSpec> AllCommands() { return kCommands; }
 
-const CommandSpec* FindCommand(absl::string_view name) { return FindRow(name, kNoContainer); }
+const CommandSpec* FindCommand(absl::string_view name) {
+  const size_t size = name.size();
+  if (ABSL_PREDICT_FALSE(size - 1 >= kWordBytes)) return FindRow(name, kNoContainer);
+  const uint64_t word = ToUpper(LoadPart(name.data(), size));
+  for (size_t bucket = HashWord(word);; bucket = (bucket + 1) % kBucketCount) {
+    const uint16_t row = kWordIndex[bucket];
+    if (row == kNoRow) return nullptr;
+    const NameKey& found = kIndex.keys[row];
+    if (ABSL_PREDICT_TRUE(found.words[0] == word && found.tag == MakeTag(size, kNoContainer))) {
+      return &kCommands[row];
+    }
+  }
+}
 
 const CommandSpec* FindSubcommand(const CommandSpec& container, absl::string_view name) {
   return FindRow(name, ContainerNumber(container));
