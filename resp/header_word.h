@@ -67,6 +67,23 @@ inline WordNumber ReadNumber(uint64_t word) {
   return {static_cast<uint32_t>(values), digits + 2};
 }
 
+// How most requests begin, in one word: "*<count>\r\n$<length>\r\n", both of one digit. count is 0 if
+// `word` is something else.
+struct ShortHead {
+  uint32_t count;
+  uint32_t length;
+};
+
+inline ShortHead ReadShortHead(uint64_t word) {
+  constexpr uint64_t kHead = 0x0a0d30240a0d302a;  // both digits 0
+  const uint64_t digits = word ^ kHead;
+  const uint32_t count = static_cast<uint32_t>(digits >> 8) & 0xf;
+  const uint32_t length = static_cast<uint32_t>(digits >> 40) & 0xf;
+  constexpr uint64_t kDigits = 0x00000f0000000f00;
+  if ((digits & ~kDigits) != 0 || count > 9 || length > 9) return {0, 0};
+  return {count, length};
+}
+
 // Reads the line end of a body and the bulk header after it, "\r\n$<n>\r\n"; bytes is the length of
 // all of that. Touches kNextLengthReach bytes at p. The digits are loaded once more by themselves:
 // the next place depends on their sum, and this way it does not wait for the word to be taken

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "absl/base/optimization.h"
 #include "resp/header_word.h"
 
 namespace resp {
@@ -35,7 +36,7 @@ ScanResult RequestScanner::Scan(absl::string_view input, const RequestLimits& li
   const char* p = begin;
   if (state_ == State::kStart) {
     if (p == end) return {ScanStatus::kNeedMore, 0};
-    const size_t whole = *p == '*' ? TakeWhole(p, input.size(), limits) : 0;
+    const size_t whole = *p == '*' ? TakeWhole(input, limits) : 0;
     if (whole > 0) return {ScanStatus::kComplete, whole};
     BeginFrame(*p);
   }
@@ -62,17 +63,27 @@ void RequestScanner::BeginFrame(char first) {
   body_left_ = frame_bytes_ = line_start_ = 0;
 }
 
-// Takes a frame that lies in the input as a whole and has short and well-formed headers, which most
-// do. 0: it is another one, for the other functions, which also find the errors.
-size_t RequestScanner::TakeWhole(const char* p, uint64_t size, const RequestLimits& limits) {
+// Most frames are such. The others are left to the other functions, which also find the errors.
+size_t RequestScanner::TakeWhole(absl::string_view input, const RequestLimits& limits) {
+  const char* const p = input.data();
+  const uint64_t size = input.size();
   // The longest such head is "*999\r\n$", and a word of digits follows.
   if (size < 15) return 0;
-  const WordNumber count = ReadShortNumber(LoadWord(p + 1));
-  if (count.value == 0 || count.value > ArgsMax(limits) || p[1 + count.bytes] != '$') return 0;
+  WordNumber count, length;
+  uint64_t body;
+  if (const ShortHead head = ReadShortHead(LoadWord(p)); ABSL_PREDICT_TRUE(head.count != 0)) {
+    count.value = head.count;
+    length = {head.length, 3};
+    body = sizeof(uint64_t);
+  } else {
+    count = ReadShortNumber(LoadWord(p + 1));
+    if (*p != '*' || count.value == 0 || p[1 + count.bytes] != '$') return 0;
+    const uint64_t first = 2 + count.bytes;
+    length = ReadShortNumber(LoadWord(p + first));
+    body = first + length.bytes;
+  }
+  if (count.value > ArgsMax(limits)) return 0;
   const uint64_t bulk_bytes_max = static_cast<uint64_t>(BulkBytesMax(limits));
-  const uint64_t first = 2 + count.bytes;
-  WordNumber length = ReadShortNumber(LoadWord(p + first));
-  uint64_t body = first + length.bytes;
   for (uint32_t arg = 0;;) {
     if (length.bytes == 0 || length.value > bulk_bytes_max) return 0;
     if (arg < kRecordedArgs) args_[arg] = {body, length.value};

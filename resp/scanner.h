@@ -54,6 +54,11 @@ class RequestScanner {
   // After kComplete the next call starts a new frame. After kError there is no next call.
   ScanResult Scan(absl::string_view input, const RequestLimits& limits);
 
+  // Takes a whole frame, as Scan does, if it is one of the common kind: short and well-formed
+  // headers. Returns its bytes; 0: it is another one, or not whole, and nothing is taken. Only when
+  // idle().
+  size_t TakeWhole(absl::string_view input, const RequestLimits& limits);
+
   // --- after kComplete, until the next call
   bool is_inline() const { return is_inline_; }
   // 0 for a frame that is to be ignored: "*0", "*-1", an empty or blank line. For any other inline
@@ -98,7 +103,6 @@ class RequestScanner {
     kLineEnd,
     kBigInline,
   };
-  size_t TakeWhole(const char* p, uint64_t size, const RequestLimits& limits);
   // Each returns the end of what it took.
   const char* SkipArgs(const char* p, const char* end, uint64_t offset,
                        const RequestLimits& limits);

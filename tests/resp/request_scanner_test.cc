@@ -94,6 +94,18 @@ TEST(RequestScannerTest, WantsMoreUntilTheLastByte) {
   }
 }
 
+TEST(RequestScannerTest, AnyByteOfTheFirstTwoHeadersMayBeAnother) {
+  const std::string good = Command({"GET", "key"}) + Command({"PING"});
+  for (size_t i = 0; i < 8; ++i) {
+    for (int byte = 0; byte < 256; ++byte) {
+      std::string stream = good;
+      stream[i] = static_cast<char>(byte);
+      SCOPED_TRACE(absl::StrCat("byte ", i, " is ", byte));
+      EXPECT_EQ(CheckRequests(stream, RequestLimits(), WholeInput(), Depth::kEveryChunk), "");
+    }
+  }
+}
+
 TEST(RequestScannerTest, EmptyInputChangesNothing) {
   RequestScanner scanner;
   EXPECT_EQ(scanner.Scan("", RequestLimits()).status, ScanStatus::kNeedMore);
