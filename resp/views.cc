@@ -6,6 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "resp/header_number.h"
+#include "resp/header_word.h"
 
 namespace resp {
 
@@ -66,6 +67,17 @@ ArgReader::ArgReader(Pieces pieces) : cursor_(pieces) {
 
 bool ArgReader::Next(ArgPosition* position) {
   if (read_ == count_) return false;
+  // Most lie in one piece and have a short length.
+  if (const absl::string_view rest = cursor_.rest(); rest.size() > sizeof(uint64_t)) {
+    const WordNumber length = ReadShortNumber(LoadWord(rest.data() + 1));
+    const uint64_t header = uint64_t{1} + length.bytes;
+    if (rest[0] == '$' && length.bytes != 0 && header + length.value + 2 <= rest.size()) {
+      *position = {cursor_.offset() + header, length.value};
+      cursor_.Skip(header + length.value + 2);
+      ++read_;
+      return true;
+    }
+  }
   char type = 0;
   int64_t length = 0;
   if (!cursor_.TakeHeader(&type, &length) || type != '$' || length < 0) {
