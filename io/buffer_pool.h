@@ -71,6 +71,12 @@ class Arena {
     used_ += bytes;
     return Slice(block_, committed);
   }
+  // The same where a slice of block() takes them in (Slice::TakeIn).
+  void CommitTakenIn(size_t bytes) {
+    ABSL_ASSERT(block_ && bytes <= block_->size - used_);
+    used_ += bytes;
+  }
+  const Block* block() const { return block_.get(); }
   // Gives up the share of the current block: an idle owner holds no memory.
   void Release();
 

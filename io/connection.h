@@ -12,12 +12,14 @@
 // send; close; only when `closed()` may the owner's index be used again.
 
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <utility>
 #include <vector>
 
 #include "absl/base/attributes.h"
 #include "absl/strings/string_view.h"
+#include "io/buffer_pool.h"
 #include "io/ring.h"
 #include "io/slice.h"
 
@@ -27,14 +29,31 @@ namespace io {
 class SendQueue {
  public:
   // Joins the last slice when it continues it in the same block.
-  ABSL_ATTRIBUTE_ALWAYS_INLINE void Push(Slice slice) {
-    if (slice.empty()) return;
-    bytes_ += slice.size();
-    if (slice_count() == 0 || !slices_.back().Join(slice)) Add(std::move(slice));
+  ABSL_ATTRIBUTE_ALWAYS_INLINE void Push(const Slice& slice) {
+    if (!TakeIn(slice)) Add(slice);
   }
-  ABSL_ATTRIBUTE_ALWAYS_INLINE void Push(Rope rope) {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE void Push(Slice&& slice) {
+    if (!TakeIn(slice)) Add(std::move(slice));
+  }
+  ABSL_ATTRIBUTE_ALWAYS_INLINE void Push(const Rope& rope) {
+    if (const Slice* only = rope.only_slice(); only != nullptr) return Push(*only);
+    PushMany(rope);
+  }
+  ABSL_ATTRIBUTE_ALWAYS_INLINE void Push(Rope&& rope) {
     if (Slice* only = rope.only_slice(); only != nullptr) return Push(std::move(*only));
     PushMany(rope);
+  }
+  // Copies small bytes (at least one, and no more than a block of the arena has). What is copied in
+  // a row is one slice.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE void PushCopy(absl::string_view bytes, Arena* arena) {
+    char* const copy = arena->Reserve(bytes.size());
+    memcpy(copy, bytes.data(), bytes.size());
+    bytes_ += bytes.size();
+    if (slice_count() > 0 &&
+        slices_.back().TakeIn(arena->block(), absl::string_view(copy, bytes.size()))) {
+      return arena->CommitTakenIn(bytes.size());
+    }
+    Add(arena->Commit(bytes.size()));
   }
   size_t bytes() const { return bytes_; }
   bool empty() const { return bytes_ == 0; }
@@ -54,6 +73,11 @@ class SendQueue {
   size_t slice_count() const { return slices_.size() - head_; }
 
  private:
+  // Counts the bytes. False: the slice is one of its own.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE bool TakeIn(const Slice& slice) {
+    bytes_ += slice.size();
+    return slice.empty() || (slice_count() > 0 && slices_.back().Join(slice));
+  }
   void Add(Slice slice);
   void PushMany(const Rope& rope);
 
@@ -121,8 +145,14 @@ class Connection {
   bool end_of_input() const { return end_of_input_; }
 
   // --- sending
-  void Send(Slice slice) { queue_.Push(std::move(slice)); }
-  void Send(Rope rope) { queue_.Push(std::move(rope)); }
+  void Send(const Slice& slice) { queue_.Push(slice); }
+  void Send(Slice&& slice) { queue_.Push(std::move(slice)); }
+  void Send(const Rope& rope) { queue_.Push(rope); }
+  void Send(Rope&& rope) { queue_.Push(std::move(rope)); }
+  // See SendQueue::PushCopy.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE void SendCopy(absl::string_view bytes, Arena* arena) {
+    queue_.PushCopy(bytes, arena);
+  }
   // Starts a send of what is waiting, unless one is in flight or nothing waits.
   void Flush();
   SendEvent OnSent(const Completion& completion);

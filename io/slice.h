@@ -105,8 +105,10 @@ class Slice {
            bytes_.data() + bytes_.size() == next.bytes_.data();
   }
   // Takes the bytes of `next` in if it continues this slice; false: it does not.
-  bool Join(const Slice& next) {
-    if (!IsFollowedBy(next)) return false;
+  bool Join(const Slice& next) { return buffer_ && TakeIn(next.buffer_.get(), next.bytes_); }
+  // The same for bytes of `block`, of which nobody needs to have a share.
+  bool TakeIn(const Block* block, absl::string_view next) {
+    if (buffer_.get() != block || bytes_.data() + bytes_.size() != next.data()) return false;
     bytes_ = absl::string_view(bytes_.data(), bytes_.size() + next.size());
     return true;
   }
@@ -167,6 +169,7 @@ class Rope {
   }
   // If it has one piece only: that; else null.
   Slice* only_slice() { return many_ == nullptr ? &one_ : nullptr; }
+  const Slice* only_slice() const { return many_ == nullptr ? &one_ : nullptr; }
 
  private:
   struct Many {

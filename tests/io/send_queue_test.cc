@@ -33,6 +33,38 @@ TEST(SendQueueTest, NeighboursAreJoinedAndOthersKeptApart) {
   EXPECT_EQ(Text(parts), "abcdxyef");
 }
 
+TEST(SendQueueTest, WhatIsCopiedInARowIsOneSliceWithOneShare) {
+  BlockPool pool(64, 2);
+  Arena arena(&pool);
+  SendQueue queue;
+  const std::string text = "some bytes";
+  queue.PushCopy(text, &arena);
+  queue.PushCopy("and more", &arena);
+  EXPECT_EQ(queue.slice_count(), 1u);
+  EXPECT_EQ(queue.front().bytes(), "some bytesand more");
+  EXPECT_EQ(arena.block()->refs, 2u);
+  // Behind another slice, behind a copy for somebody else, and into another block.
+  queue.Push(Slice::Static("xy"));
+  queue.PushCopy("a", &arena);
+  const Slice other = arena.Copy("b");
+  queue.PushCopy("c", &arena);
+  EXPECT_EQ(queue.slice_count(), 4u);
+  queue.PushCopy(std::string(60, 'd'), &arena);
+  EXPECT_EQ(queue.slice_count(), 5u);
+  EXPECT_EQ(pool.in_use(), 2u);
+  std::vector<iovec> parts;
+  EXPECT_EQ(queue.Gather(1000, &parts), queue.bytes());
+  EXPECT_EQ(Text(parts), "some bytesand morexyac" + std::string(60, 'd'));
+  // Of a slice that is partly sent, the rest takes the next bytes in.
+  queue.Consume(queue.bytes() - 1);
+  EXPECT_EQ(queue.slice_count(), 1u);
+  queue.PushCopy("ef", &arena);
+  EXPECT_EQ(queue.front().bytes(), "def");
+  queue.Consume(3);
+  arena.Release();
+  EXPECT_EQ(pool.in_use(), 1u);  // `other` has it
+}
+
 TEST(SendQueueTest, GatherTakesAtMostTheBytesAndPartsAllowed) {
   SendQueue queue;
   for (int i = 0; i < 2000; ++i) queue.Push(Slice::Static("abc"));
