@@ -18,6 +18,8 @@
 #include <vector>
 
 #include "absl/base/attributes.h"
+#include "absl/base/macros.h"
+#include "absl/base/optimization.h"
 #include "absl/time/time.h"
 #include "cluster/command_table.h"
 #include "cluster/slot.h"
@@ -173,12 +175,23 @@ struct alignas(64) Request : RequestCore {
   std::unique_ptr<TransactionPart> transaction;  // if is_burst or watched
   std::unique_ptr<Block> block;                  // if is_blocking
 
-  // As new.
-  void Reset() {
+  // Has nothing but its bytes that is to be freed.
+  bool IsPlain() const {
+    return hold == nullptr && fragments == nullptr && !has_partial_reply && !is_burst && !watched &&
+           !is_blocking;
+  }
+  // As new. Out of line: most are plain.
+  ABSL_ATTRIBUTE_NOINLINE void Reset() {
     DropPartialReply();
     if (is_burst || watched) transaction.reset();
     if (is_blocking) block.reset();
     this->RequestCore::~RequestCore();
+    new (static_cast<RequestCore*>(this)) RequestCore;
+  }
+  // The same for one that IsPlain.
+  void ResetPlain() {
+    ABSL_ASSERT(IsPlain());
+    bytes.Clear();
     new (static_cast<RequestCore*>(this)) RequestCore;
   }
   // What it asks on behalf of a procedure; null: it is none of its requests.
@@ -223,9 +236,14 @@ class RequestPool {
     return request;
   }
   void Give(Request* request) {
+    if (ABSL_PREDICT_FALSE(!request->IsPlain())) request->Reset();
+    GivePlain(request);
+  }
+  // One that IsPlain.
+  void GivePlain(Request* request) {
     --in_use_;
-    if (free_.size() >= kIdleMax) return Delete(request);
-    request->Reset();
+    if (ABSL_PREDICT_FALSE(free_.size() >= kIdleMax)) return Delete(request);
+    request->ResetPlain();
     free_.push_back(request);
   }
   size_t in_use() const { return in_use_; }
