@@ -75,6 +75,8 @@ class Topology {
     const uint16_t shard = slot_to_shard_[slot];
     return shard == kNoShard ? nullptr : &shards_[shard];
   }
+  // Its number among shards(); none of them (too large) if no node serves the slot.
+  size_t ShardNumberFor(Slot slot) const { return slot_to_shard_[slot]; }
   // Asks the processor for the slot's entry: the table is read all over, and large.
   void PrefetchShard(Slot slot) const { __builtin_prefetch(&slot_to_shard_[slot]); }
   absl::Span<const Node> nodes() const { return nodes_; }

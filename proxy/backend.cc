@@ -21,9 +21,6 @@ constexpr absl::string_view kPing = "*1\r\n$4\r\nPING\r\n";
 constexpr absl::string_view kExec = "*1\r\n$4\r\nEXEC\r\n";
 // Frames beyond this are received call by call, and streamed to a client that waits for them.
 constexpr size_t kLargeReplyBytes = 64 << 10;
-// Requests are given to the connection only while less than this waits there: what was not given to
-// it can still be taken back.
-constexpr size_t kGivenBytesMax = 1 << 20;
 // A blocking command's own timeout, or the news that its slot has left, and so much more (L11).
 constexpr absl::Duration kBlockedGrace = absl::Seconds(1);
 // A handshake is quick or the node is not well.

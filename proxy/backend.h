@@ -12,6 +12,7 @@
 //   any ─Fail▶ kClosing ─last completion▶ kFree (what it owed is settled)
 
 #include <cstdint>
+#include <cstring>
 #include <deque>
 #include <memory>
 #include <string>
@@ -79,6 +80,29 @@ class Backend {
   void EnqueueOwn(Request* request);
   // … before all others, when the connection has just opened.
   void GiveOwn(Request* request);
+  // The quick way of a small request of a client (Client::TakeQuickly): whether one may be given to
+  // the connection at once, and that with a copy of its bytes. Client::in_flight, the statistics
+  // and Worker::MarkDirty are the caller's.
+  bool MayGiveQuickly() const {
+    return state_ == State::kOpen && unsent_.empty() &&
+           pending_.size() + 2 <= PendingRing::kEntriesMax &&
+           connection_.unsent_bytes() < kGivenBytesMax;
+  }
+  void GiveQuickly(Request* request, absl::string_view frame, absl::Time now) {
+    memcpy(ReserveQuickly(frame.size()), frame.data(), frame.size());
+    GiveReserved(request, frame.size(), now);
+  }
+  // The same in two steps: room for the bytes, and the request with those that were written there.
+  char* ReserveQuickly(size_t bytes) { return arena_.Reserve(bytes); }
+  void GiveReserved(Request* request, size_t bytes, absl::Time now) {
+    request->state = Request::State::kSent;
+    request->backend = this;
+    request->handed_over = true;
+    const uint64_t begin = connection_.sent_bytes() + connection_.unsent_bytes();
+    pending_.Push({request, begin + bytes, now}, begin);
+    request->bytes = io::Rope(arena_.Commit(bytes));
+    connection_.Send(*request->bytes.only_slice());
+  }
   // Copies a small request's bytes, adjacent to the one before.
   io::Slice CopyRequest(const io::Rope& frame);
 
@@ -139,6 +163,10 @@ class Backend {
   bool dirty = false;  // on the worker's list for this turn
 
  private:
+  // Requests are given to the connection only while less than this waits there: what was not given
+  // to it can still be taken back.
+  static constexpr size_t kGivenBytesMax = 1 << 20;
+
   void Become(State next);
   void SendHandshake();
   void OnFenceList(const OldConnection& old, absl::string_view frame);

@@ -111,6 +111,26 @@ Backend* BackendPool::Shared(NodeBackends* node, resp::Protocol protocol, bool r
   return backend;
 }
 
+absl::Span<Backend* const> BackendPool::OpenPrimaries(resp::Protocol protocol) {
+  if (ABSL_PREDICT_FALSE(open_primaries_epoch_ != worker_->route_epoch())) FindOpenPrimaries();
+  return open_primaries_[ProtocolIndex(protocol)];
+}
+
+void BackendPool::FindOpenPrimaries() {
+  open_primaries_epoch_ = worker_->route_epoch();
+  const absl::Span<const cluster::Shard> shards = worker_->cluster()->topology->shards();
+  for (size_t protocol = 0; protocol < open_primaries_.size(); ++protocol) {
+    open_primaries_[protocol].assign(shards.size(), nullptr);
+    for (size_t i = 0; i < shards.size(); ++i) {
+      const NodeBackends* node = by_index_[shards[i].primary];
+      if (node == nullptr || node->shared[protocol][0].size() != 1) continue;
+      Backend* backend = node->shared[protocol][0].front();
+      const bool open = backend != nullptr && backend->state() == Backend::State::kOpen;
+      if (open) open_primaries_[protocol][i] = backend;
+    }
+  }
+}
+
 Backend* BackendPool::Private(NodeBackends* node, resp::Protocol protocol) {
   for (size_t i = node->idle_private.size(); i-- > 0;) {
     Backend* backend = node->idle_private[i];

@@ -79,6 +79,9 @@ class BackendPool {
   // The shared connection for the slot, opened if it is not; null while the node may not be
   // connected to (available_at, no endpoint).
   Backend* Shared(NodeBackends* node, resp::Protocol protocol, bool read_only, cluster::Slot slot);
+  // By number of the shard in the adopted topology: the shared connection to its primary for all of
+  // its slots, if that is open; else null. Valid while the route epoch is the same.
+  absl::Span<Backend* const> OpenPrimaries(resp::Protocol protocol);
   // A private connection that owes nothing; null as above.
   Backend* Private(NodeBackends* node, resp::Protocol protocol);
   // For a connection of another kind, which its owner opens: true if it may do so now, which then
@@ -115,6 +118,7 @@ class BackendPool {
 
  private:
   bool MayConnect(const NodeBackends& node) const;
+  void FindOpenPrimaries();
   Backend* Open(NodeBackends* node, const Backend::Options& options);
   void NoteConnect(NodeBackends* node);
   // Those for which `which` is true.
@@ -127,8 +131,10 @@ class BackendPool {
   Worker* const worker_;
   absl::btree_map<std::string, std::unique_ptr<NodeBackends>> nodes_;  // in the same order always
   std::vector<NodeBackends*> by_index_;
-  std::unique_ptr<bool[]> usable_;     // [by_index_.size()]
-  std::unique_ptr<bool[]> same_zone_;  // the same
+  std::array<std::vector<Backend*>, 2> open_primaries_;  // [protocol 2, 3]
+  uint64_t open_primaries_epoch_ = 0;                    // for which they are
+  std::unique_ptr<bool[]> usable_;                       // [by_index_.size()]
+  std::unique_ptr<bool[]> same_zone_;                    // the same
   uint32_t idle_private_count_ = 0;
   uint32_t leases_ = 0;
   absl::Time unblocked_at_ = absl::InfinitePast();

@@ -51,6 +51,18 @@ uint32_t UsualReplyBytes(uint32_t so_far, uint64_t reply) {
   return so_far - so_far / 16 + last / 16;
 }
 
+// Argument 1 is its only key, whose slot is all that it needs; it takes no time.
+bool IsOfOneKey(const cluster::CommandSpec& command, int64_t arg_count) {
+  if ((command.flags & cluster::kFlagSlow) != 0) return false;
+  if (command.serve == cluster::Serve::kOneSlot) return command.single_first_key;
+  return command.serve == cluster::Serve::kSplit && command.split == cluster::Split::kKeys &&
+         arg_count == 2;
+}
+
+absl::string_view ArgAt(absl::string_view frame, const resp::ArgPosition& position) {
+  return absl::string_view(frame.data() + position.offset, position.length);
+}
+
 constexpr absl::string_view kNoAuth = "NOAUTH Authentication required.";
 constexpr absl::string_view kOutOfMemory = "OOM proxy memory limit (not executed)";
 
@@ -62,7 +74,8 @@ Client::Client(Worker* worker, uint32_t index, uint32_t generation)
       generation_(generation),
       connection_(worker->ring()),
       timer_(worker->timers(), &Client::TimerFired, this),
-      arena_(worker->client_blocks()) {}
+      arena_(worker->client_blocks()),
+      output_arena_(worker->client_blocks()) {}
 
 Client::~Client() { ABSL_ASSERT(head_ == nullptr); }
 
@@ -159,6 +172,7 @@ void Client::TakeRequests() {
       break;
     }
     limits.authenticated = authenticated_;
+    if (scanner_.idle() && TakeQuickly(limits)) continue;
     io::Slice& chunk = input_[input_head_];
     const resp::ScanResult result = scanner_.Scan(chunk.bytes(), limits);
     if (result.status == resp::ScanStatus::kError) {
@@ -173,10 +187,7 @@ void Client::TakeRequests() {
       chunk.RemovePrefix(result.consumed);
     } else {
       piece = std::move(chunk);
-      if (++input_head_ == input_.size()) {
-        input_.clear();
-        input_head_ = 0;
-      }
+      PopInput();
     }
     if (result.status == resp::ScanStatus::kNeedMore) {
       KeepPartial(piece);
@@ -186,6 +197,107 @@ void Client::TakeRequests() {
     }
   }
   if (stop_after_this_) BeginDrain();
+}
+
+bool Client::QuickWayOpen() const {
+  return worker_->cluster() != nullptr && waiting == 0 &&
+         (in_flight == 0 || plain_epoch == worker_->route_epoch()) &&
+         worker_->config().read_prefer == cluster::ReadPrefer::kPrimary;
+}
+
+void Client::NoteGivenQuickly(uint32_t count, bool wrote) {
+  if (in_flight == 0) plain_epoch = worker_->route_epoch();
+  in_flight += count;
+  if (wrote) NoteWrite(worker_->now());
+}
+
+// How many requests may be taken in a row without asking again what is asked of each one in MayTake
+// and TakeArray. 0: something is to be looked at for each. MayTake has been asked.
+uint64_t Client::QuickRequestsMax() {
+  const bool special = !authenticated_ || reply_mode_ != ReplyMode::kOn || gets_pushes_ ||
+                       IsQueueing() || worker_->attentive();
+  if (special || worker_->MemoryExhausted() || !QuickWayOpen()) return 0;
+  const uint64_t expected = uint64_t{unanswered_} * usual_reply_bytes_;
+  const uint64_t room = kOutputPauseBytes - connection_.unsent_bytes() - reply_bytes_ - expected;
+  return std::min({(room - 1) / std::max(uint32_t{1}, usual_reply_bytes_) + 1,
+                   static_cast<uint64_t>(requests_left_),
+                   uint64_t{worker_->config().requests_per_client_max - unanswered_},
+                   worker_->RequestsBeforeSample()});
+}
+
+// Takes requests while they are of the common kind: small and whole, of one key, for a connection
+// that is open and takes them at once. False: the next one, which may be taken, is of another kind
+// or not whole.
+bool Client::TakeQuickly(const resp::RequestLimits& limits) {
+  const uint64_t most = QuickRequestsMax();
+  if (most == 0) return false;
+  const cluster::Topology& topology = *worker_->cluster()->topology;
+  const absl::Span<Backend* const> backends = worker_->backends()->OpenPrimaries(protocol_);
+  const absl::Time now = worker_->now();
+  Request* last = tail_;
+  const cluster::CommandSpec* command = nullptr;  // of the last one
+  uint64_t taken = 0;
+  size_t bytes = 0;
+  bool wrote = false;
+  bool other = false;
+  while (taken < most && bytes < bytes_left_ && HasInput()) {
+    io::Slice& chunk = input_[input_head_];
+    other = true;
+    // With ten arguments or more it is rarely one of these, and dear to scan twice.
+    if (chunk.size() < 3 || chunk.data()[2] != '\r') break;
+    const size_t size = scanner_.TakeWhole(chunk.bytes(), limits);
+    if (size == 0 || size >= kCopyBytes || scanner_.arg_count() < 2) break;
+    const absl::string_view frame(chunk.data(), size);
+    const cluster::CommandSpec* const found = cluster::FindCommand(ArgAt(frame, scanner_.arg(0)));
+    if (found == nullptr || !IsOfOneKey(*found, scanner_.arg_count()) ||
+        !cluster::ArityAccepts(*found, scanner_.arg_count())) {
+      break;
+    }
+    const cluster::Slot slot = cluster::SlotOf(ArgAt(frame, scanner_.arg(1)));
+    const size_t shard = topology.ShardNumberFor(slot);
+    Backend* const backend = shard < backends.size() ? backends[shard] : nullptr;
+    if (backend == nullptr || !backend->MayGiveQuickly()) break;
+    other = false;
+    command = found;
+    Request* const request = worker_->requests()->Take();
+    request->client = this;
+    request->command = found;
+    request->charged = size;
+    request->protocol = protocol_;
+    request->slot = slot;
+    request->read = found->is_read_only();
+    wrote |= !request->read;
+    backend->GiveQuickly(request, frame, now);
+    if (!backend->dirty) worker_->MarkDirty(backend);
+    (last == nullptr ? head_ : last->next) = request;
+    last = request;
+    ++taken;
+    bytes += size;
+    if (size < chunk.size()) {
+      chunk.RemovePrefix(size);
+    } else {
+      PopInput();
+    }
+  }
+  if (taken > 0) {
+    tail_ = last;
+    last_command_ = command;
+    requests_left_ -= static_cast<int>(taken);
+    bytes_left_ -= std::min(bytes_left_, bytes);
+    input_bytes_ -= bytes;
+    request_bytes_ += bytes;
+    unanswered_ += static_cast<uint32_t>(taken);
+    NoteGivenQuickly(static_cast<uint32_t>(taken), wrote);
+    worker_->NoteQuickRequests(taken, bytes);
+  }
+  return !other;
+}
+
+void Client::PopInput() {
+  input_[input_head_] = io::Slice();
+  if (++input_head_ < input_.size()) return;
+  input_.clear();
+  input_head_ = 0;
 }
 
 void Client::ClearInput() {
@@ -496,6 +608,67 @@ void Client::OnProtocolError(absl::string_view error) {
 
 void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::string_view piece,
                           bool complete, bool large) {
+  if (complete && ABSL_PREDICT_TRUE(EndsQuickly(*request, piece))) {
+    TakeQuickReply(request, piece);
+  } else {
+    OnAnyReplyPiece(request, buffer, piece, complete, large);
+  }
+}
+
+// A small reply that came as a whole and is what the client gets: nothing is to be looked at.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool Client::EndsQuickly(const Request& request,
+                                                             absl::string_view reply) const {
+  const bool special = request.hold != nullptr || request.has_partial_reply || request.streaming ||
+                       request.sampled || request.is_burst || request.private_connection;
+  const bool special_client = waiting > 0 || answer_first_ != nullptr || procedure_ || muted() ||
+                              gets_pushes_ || monitor_ != nullptr || held_back_ != HeldBack::kNo;
+  return reply.size() < kCopyBytes && *reply.data() != '-' && !special && !special_client;
+}
+
+// What OnAnyReplyPiece and Finish do, for such a one.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Client::TakeQuickReply(Request* request,
+                                                                absl::string_view reply) {
+  WorkerStats* const stats = worker_->stats();
+  stats->payload_bytes_forwarded.Add(reply.size());
+  stats->payload_bytes_copied.Add(reply.size());
+  --in_flight;
+  if (!request->command->is_read_only()) NoteWrite(worker_->now());
+  if (Request* const parent = request->parent; parent != nullptr) {
+    KeepQuickReply(request, reply);
+    if (--parent->fragments->unanswered == 0) FinishFragments(parent);
+    return;
+  }
+  --unanswered_;
+  stats->requests_in_flight.Sub(1);
+  request_bytes_ -= request->charged;
+  usual_reply_bytes_ = UsualReplyBytes(usual_reply_bytes_, reply.size());
+  if (!dirty) worker_->MarkDirty(this);
+  if (request != head_) return KeepQuickReply(request, reply);
+  connection_.SendCopy(reply, &output_arena_);
+  head_ = request->next;
+  worker_->requests()->GivePlain(request);
+  if (head_ == nullptr) {
+    tail_ = nullptr;
+  } else if (head_->answered()) {
+    SendReadyPrefix();
+  } else {
+    ResumeFront();
+  }
+}
+
+// For its turn.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Client::KeepQuickReply(Request* request,
+                                                                absl::string_view reply) {
+  request->backend = nullptr;
+  request->charged = 0;
+  request->reply_bytes = reply.size();
+  request->state = Request::State::kReady;
+  reply_bytes_ += reply.size();
+  request->bytes = io::Rope(arena_.Copy(reply));
+}
+
+void Client::OnAnyReplyPiece(Request* request, const io::BufferRef& buffer, absl::string_view piece,
+                             bool complete, bool large) {
   worker_->stats()->payload_bytes_forwarded.Add(piece.size());
   request->reply_bytes += piece.size();
   Backend* const backend = request->backend;
@@ -633,15 +806,8 @@ void Client::Finish(Request* request) {
   reply_bytes_ += request->bytes.size();
   if (request->parent != nullptr) {
     Request* parent = request->parent;
-    if (--parent->fragments->unanswered > 0) return;
-    if (parent->fragments->procedure != nullptr) return worker_->WakeClient(this);
-    io::Rope merged = MergeReplies(worker_, this, parent);
-    for (Request* fragment : parent->fragments->requests) {
-      reply_bytes_ -= fragment->bytes.size();
-      worker_->requests()->Give(fragment);
-    }
-    worker_->requests()->GiveFragments(std::move(parent->fragments));
-    return AnswerRope(parent, std::move(merged));
+    if (--parent->fragments->unanswered == 0) FinishFragments(parent);
+    return;
   }
   if (request == answer_first_) {
     answer_first_ = nullptr;
@@ -656,13 +822,25 @@ void Client::Finish(Request* request) {
   if (request == head_) SendReadyPrefix();
 }
 
+// All of them are answered.
+void Client::FinishFragments(Request* parent) {
+  if (parent->fragments->procedure != nullptr) return worker_->WakeClient(this);
+  io::Rope merged = MergeReplies(worker_, this, parent);
+  for (Request* fragment : parent->fragments->requests) {
+    reply_bytes_ -= fragment->bytes.size();
+    worker_->requests()->Give(fragment);
+  }
+  worker_->requests()->GiveFragments(std::move(parent->fragments));
+  AnswerRope(parent, std::move(merged));
+}
+
 void Client::SendReadyPrefix() {
   while (head_ != nullptr && head_->answered()) {
     Request* request = head_;
     if (request->sampled) LogAccess(*request);
     reply_bytes_ -= request->bytes.size();
     if (ABSL_PREDICT_TRUE(!muted()) || request->command->serve == cluster::Serve::kPubSub) {
-      connection_.Send(std::move(request->bytes));
+      SendKept(&request->bytes);
     }
     head_ = request->next;
     if (head_ == nullptr) tail_ = nullptr;
@@ -673,6 +851,18 @@ void Client::SendReadyPrefix() {
   }
   if (subscriber_ != nullptr) ServeSubscriber();
   ResumeFront();
+}
+
+// A reply that was kept for its turn. A small one is copied once more: that costs less than another
+// part of a send.
+void Client::SendKept(io::Rope* reply) {
+  const io::Slice* const only = reply->only_slice();
+  if (only != nullptr && !only->empty() && only->size() < kCopyPieceBytes) {
+    worker_->stats()->payload_bytes_copied.Add(only->size());
+    connection_.SendCopy(only->bytes(), &output_arena_);
+  } else {
+    connection_.Send(std::move(*reply));
+  }
 }
 
 // The backend of the front request's reply may wait for us.
@@ -705,7 +895,10 @@ void Client::Flush() {
   connection_.Flush();
   if (HasInput() && !runnable && MayTake()) worker_->MarkRunnable(this);
   ControlReading();
-  if (head_ == nullptr && connection_.send_idle() && partial_.empty()) arena_.Release();
+  if (head_ == nullptr && connection_.send_idle() && partial_.empty()) {
+    arena_.Release();
+    output_arena_.Release();
+  }
   if (ABSL_PREDICT_FALSE(gets_pushes_)) {
     if (subscriber_ != nullptr && subscriber_->idle()) LeaveTopics();
     if (tracker_ != nullptr) FlushTracking();

@@ -176,6 +176,12 @@ class Client {
   void NoteWrite(absl::Time now) { last_write_ = now; }
   absl::Time last_write() const { return last_write_; }
 
+  // The quick way is open for its requests: what goes to the primary of its slot finds the slot
+  // gate (proxy/dispatcher.h) open, and only there it goes.
+  bool QuickWayOpen() const;
+  // So many requests of one key, or fragments, were given to nodes the quick way.
+  void NoteGivenQuickly(uint32_t count, bool wrote);
+
   // --- the slot gate's short cut (proxy/dispatcher.h)
   uint64_t plain_epoch = 0;  // all its requests in flight went to shared primaries in this epoch
   uint32_t in_flight = 0;    // kQueued or kSent
@@ -215,6 +221,15 @@ class Client {
   void Become(State next);
   bool HasInput() const { return input_head_ < input_.size(); }
   bool MayTake();
+  uint64_t QuickRequestsMax();
+  bool TakeQuickly(const resp::RequestLimits& limits);
+  bool EndsQuickly(const Request& request, absl::string_view reply) const;
+  void TakeQuickReply(Request* request, absl::string_view reply);
+  void KeepQuickReply(Request* request, absl::string_view reply);
+  void FinishFragments(Request* parent);
+  void OnAnyReplyPiece(Request* request, const io::BufferRef& buffer, absl::string_view piece,
+                       bool complete, bool large);
+  void PopInput();
   void ClearInput();
   void KeepPartial(const io::Slice& piece);
   void TakeFrame(io::Slice last_piece);
@@ -338,6 +353,7 @@ class Client {
   io::Rope TakePartialReply(Request* request);
   void Finish(Request* request);
   void SendReadyPrefix();
+  void SendKept(io::Rope* reply);
   void ResumeFront();
   void LogAccess(const Request& request);
   void EndIfDone();
@@ -356,6 +372,7 @@ class Client {
   io::Connection connection_;
   io::Timer timer_;  // authentication, linger, slow reader
   io::Arena arena_;
+  io::Arena output_arena_;  // of small replies on their way, so that they are neighbours
   resp::RequestScanner scanner_;
   std::vector<io::Slice> input_;  // received, not scanned yet, in order
   size_t input_head_ = 0;

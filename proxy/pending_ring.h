@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/base/attributes.h"
 #include "absl/base/macros.h"
 #include "absl/time/time.h"
 
@@ -58,7 +59,7 @@ class PendingRing {
   }
 
  private:
-  void Grow() {
+  ABSL_ATTRIBUTE_NOINLINE void Grow() {
     std::vector<Entry> larger(entries_.empty() ? 256 : entries_.size() * 2);
     for (size_t i = 0; i < size_; ++i) larger[i] = at(i);
     entries_.swap(larger);

@@ -195,6 +195,19 @@ class Worker {
   // Receive buffers are running low: what may stay long is copied out of them.
   bool BuffersLow() const { return buffers_low_; }
   bool SampleAccessLine();
+  // So many requests get no access line.
+  uint64_t RequestsBeforeSample() const {
+    return config_->log_every_n == 0 ? ~uint64_t{0} : config_->log_every_n - 1 - commands_;
+  }
+  // So many of these were given to nodes, together of so many bytes.
+  void NoteQuickRequests(uint64_t requests, uint64_t bytes) {
+    commands_ += config_->log_every_n == 0 ? 0 : requests;
+    stats_->requests.Add(requests);
+    stats_->requests_in_flight.Add(requests);
+    stats_->backend_requests.Add(requests);
+    stats_->payload_bytes_copied.Add(bytes);
+    stats_->payload_bytes_forwarded.Add(bytes);
+  }
 
  private:
   static constexpr size_t kTextScratchBytesMax = 4 << 10;
