@@ -39,20 +39,31 @@ class FragmentBuilder {
 
   // `keys` are the numbers of the fragment's keys among those of the frame.
   io::Rope Build(absl::Span<const uint32_t> keys) {
-    const absl::string_view header = Header(1 + keys.size() * args_per_key_);
-    size_t bytes = header.size();
-    for (const uint32_t key : keys) bytes += RangeOf(key).length;
+    const size_t bytes = BytesOf(keys);
     io::Rope rope;
-    if (bytes >= kCopyBytes || frame_.slices().size() != 1) {
-      rope.Append(client_->arena()->Copy(header));
-      for (const uint32_t key : keys) {
-        const resp::ArgPosition range = RangeOf(key);
-        ranges_.AppendTo(range.offset, range.length, &rope);
-      }
+    if (bytes < kCopyBytes && is_contiguous()) {
+      client_->worker()->stats()->payload_bytes_copied.Add(bytes);
+      Write(keys, client_->arena()->Reserve(bytes));
+      rope.Append(client_->arena()->Commit(bytes));
       return rope;
     }
-    client_->worker()->stats()->payload_bytes_copied.Add(bytes);
-    char* out = client_->arena()->Reserve(bytes);
+    rope.Append(client_->arena()->Copy(Header(keys)));
+    for (const uint32_t key : keys) {
+      const resp::ArgPosition range = RangeOf(key);
+      ranges_.AppendTo(range.offset, range.length, &rope);
+    }
+    return rope;
+  }
+  // The frame lies in one piece.
+  bool is_contiguous() const { return frame_.slices().size() == 1; }
+  size_t BytesOf(absl::Span<const uint32_t> keys) {
+    size_t bytes = Header(keys).size();
+    for (const uint32_t key : keys) bytes += RangeOf(key).length;
+    return bytes;
+  }
+  // BytesOf(keys) bytes. Of a frame that is contiguous.
+  void Write(absl::Span<const uint32_t> keys, char* out) {
+    const absl::string_view header = Header(keys);
     memcpy(out, header.data(), header.size());
     out += header.size();
     for (const uint32_t key : keys) {
@@ -60,13 +71,12 @@ class FragmentBuilder {
       memcpy(out, frame_.slices()[0].data() + range.offset, range.length);
       out += range.length;
     }
-    rope.Append(client_->arena()->Commit(bytes));
-    return rope;
   }
 
  private:
   // "*n\r\n$4\r\nMGET\r\n": most fragments have the same.
-  absl::string_view Header(size_t args) {
+  absl::string_view Header(absl::Span<const uint32_t> keys) {
+    const size_t args = 1 + keys.size() * args_per_key_;
     if (args == header_args_) return header_;
     char number[24];
     header_.assign(number, resp::WriteHeader('*', static_cast<int64_t>(args), number));
@@ -95,6 +105,57 @@ class FragmentBuilder {
   size_t header_args_ = 0;
 };
 
+// Gives small fragments to connections that are open and take them at once: as the client's
+// requests of one key go (Client::TakeQuickly), written once, to where they are sent from.
+class QuickWay {
+ public:
+  // All outlive it.
+  QuickWay(Worker* worker, Client* client, const cluster::CommandSpec& command,
+           FragmentBuilder* builder)
+      : worker_(worker),
+        client_(client),
+        builder_(builder),
+        possible_(builder->is_contiguous() && (command.flags & cluster::kFlagSlow) == 0),
+        read_(command.is_read_only()) {
+    LookAgain();
+  }
+
+  // After a request went another way, which may have changed what this one depends on.
+  void LookAgain() {
+    backends_ = {};
+    if (!possible_ || !client_->QuickWayOpen()) return;
+    backends_ = worker_->backends()->OpenPrimaries(client_->protocol());
+  }
+
+  // False: it goes another way.
+  bool Start(Request* fragment, absl::Span<const uint32_t> keys) {
+    if (backends_.empty()) return false;
+    const size_t shard = worker_->cluster()->topology->ShardNumberFor(fragment->slot);
+    Backend* const backend = shard < backends_.size() ? backends_[shard] : nullptr;
+    if (backend == nullptr || !backend->MayGiveQuickly()) return false;
+    const size_t bytes = builder_->BytesOf(keys);
+    if (bytes >= kCopyBytes) return false;
+    builder_->Write(keys, backend->ReserveQuickly(bytes));
+    fragment->read = read_;
+    backend->GiveReserved(fragment, bytes, worker_->now());
+    if (!backend->dirty) worker_->MarkDirty(backend);
+    client_->NoteGivenQuickly(1, !read_);
+    WorkerStats* const stats = worker_->stats();
+    stats->backend_requests.Add(1);
+    stats->payload_bytes_copied.Add(bytes);
+    stats->payload_bytes_forwarded.Add(bytes);
+    return true;
+  }
+
+ private:
+  Worker* const worker_;
+  Client* const client_;
+  FragmentBuilder* const builder_;
+  const bool possible_;
+  const bool read_;
+  absl::Span<Backend* const> backends_;
+};
+
 bool IsArray(const io::Rope& reply) { return !reply.empty() && reply.slices()[0].data()[0] == '*'; }
 
 void AppendArrayHeader(Client* client, size_t count, io::Rope* out) {
@@ -109,24 +170,33 @@ void AppendArrayHeader(Client* client, size_t count, io::Rope* out) {
 io::Rope MergeOneKeyReplies(Client* client, const Fragments& fragments) {
   constexpr absl::string_view kOneElement = "*1\r\n";
   io::Rope merged;
+  io::Slice small;  // of those copied, the last ones: neighbours
   AppendArrayHeader(client, fragments.requests.size(), &merged);
   size_t copied = 0;
   const std::vector<Request*>& requests = fragments.requests;
   for (size_t i = 0; i < requests.size(); ++i) {
     if (i + Request::kAhead < requests.size()) Request::Prefetch(requests[i + Request::kAhead]);
-    const io::Rope& reply = requests[i]->bytes;
-    if (reply.slices().size() != 1) return io::Rope();
-    const io::Slice& slice = reply.slices()[0];
-    if (!absl::StartsWith(slice.bytes(), kOneElement)) return io::Rope();
-    const absl::string_view element = slice.bytes().substr(kOneElement.size());
+    const io::Slice* const slice = requests[i]->bytes.only_slice();
+    if (slice == nullptr || !absl::StartsWith(slice->bytes(), kOneElement)) return io::Rope();
+    const absl::string_view element = slice->bytes().substr(kOneElement.size());
     if (element.size() >= kCopyBytes) {
-      merged.Append(slice.Sub(kOneElement.size(), element.size()));
+      merged.Append(std::move(small));
+      merged.Append(slice->Sub(kOneElement.size(), element.size()));
       continue;
     }
     copied += element.size();
     if (copied > kMergedCopyMax) return io::Rope();
-    merged.Append(client->arena()->Copy(element));
+    io::Arena* const arena = client->arena();
+    char* const copy = arena->Reserve(element.size());
+    memcpy(copy, element.data(), element.size());
+    if (small.TakeIn(arena->block(), absl::string_view(copy, element.size()))) {
+      arena->CommitTakenIn(element.size());
+    } else {
+      merged.Append(std::move(small));
+      small = arena->Commit(element.size());
+    }
   }
+  merged.Append(std::move(small));
   client->worker()->stats()->payload_bytes_copied.Add(copied);
   return merged;
 }
@@ -176,6 +246,7 @@ bool StartFragments(Worker* worker, Request* parent, const ArgList& args, const 
   const cluster::SplitPlan& plan = fragments->plan;
   FragmentBuilder builder(parent->client, *parent->command, fragments->keys_with_values, args,
                           frame);
+  QuickWay quick_way(worker, parent->client, *parent->command, &builder);
   // The parent is answered with the last one, which is started last.
   const size_t count = plan.fragments.size();
   fragments->unanswered = static_cast<uint32_t>(count);
@@ -183,7 +254,10 @@ bool StartFragments(Worker* worker, Request* parent, const ArgList& args, const 
   for (size_t i = 0; i < count; ++i) {
     const cluster::SplitFragment& part = plan.fragments[i];
     Request* fragment = NewFragment(worker, parent, part.slot);
-    if (!worker->dispatcher()->Start(fragment, builder.Build(plan.KeysOf(part)))) room = false;
+    const absl::Span<const uint32_t> keys = plan.KeysOf(part);
+    if (quick_way.Start(fragment, keys)) continue;
+    if (!worker->dispatcher()->Start(fragment, builder.Build(keys))) room = false;
+    quick_way.LookAgain();
   }
   return room;
 }
