@@ -396,6 +396,7 @@ void Client::TakeInline(std::string line) {
   TakeArray(frame.Views(), frame, scanned);
 }
 
+// What it asks of every request, QuickRequestsMax asks for a run of them.
 void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
                        const resp::RequestScanner& scanned) {
   WorkerStats* stats = worker_->stats();
@@ -667,6 +668,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Client::KeepQuickReply(Request* request
   request->bytes = io::Rope(arena_.Copy(reply));
 }
 
+// Where it looks for more than a small whole reply, EndsQuickly must say no.
 void Client::OnAnyReplyPiece(Request* request, const io::BufferRef& buffer, absl::string_view piece,
                              bool complete, bool large) {
   worker_->stats()->payload_bytes_forwarded.Add(piece.size());
