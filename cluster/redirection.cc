@@ -9,7 +9,6 @@ namespace cluster {
 namespace {
 
 constexpr size_t kHostBytesMax = 255;  // the longest name of RFC 1035
-constexpr absl::string_view kTryAgain = "TRYAGAIN Multiple keys request during rehashing of slot";
 
 // Takes `word` and one space, or the word that is all of the line.
 bool TakeWord(absl::string_view word, absl::string_view* line) {
@@ -78,7 +77,7 @@ ErrorReply ParseErrorReply(absl::string_view line) {
       break;
     case 'T':
       // Only the servers' exact text: a script writes errors of its own (faults.md, finding 2).
-      if (line == kTryAgain) reply.kind = ErrorKind::kTryAgain;
+      if (line == kTryAgainError) reply.kind = ErrorKind::kTryAgain;
       break;
     case 'C':
       if (TakeWord("CLUSTERDOWN", &line)) reply.kind = ErrorKind::kClusterDown;

@@ -34,6 +34,10 @@ struct ErrorReply {
   uint16_t port = 0;
 };
 
+// Some of a request's keys have left the node with their slot, others have not.
+constexpr absl::string_view kTryAgainError =
+    "TRYAGAIN Multiple keys request during rehashing of slot";
+
 // `line` is the error without its leading '-' and without CRLF.
 ErrorReply ParseErrorReply(absl::string_view line);
 

@@ -70,10 +70,10 @@ void AddKeys(const cluster::CommandSpec& command, const resp::Pieces& pieces,
   for (const uint32_t index : indexes) keys->insert(std::string(args.views()[index]));
 }
 
-// The keys of a request; of a burst: of all its commands.
-void AddKeys(const Worker& worker, const Request& request, absl::flat_hash_set<std::string>* keys) {
-  if (!request.is_burst) return AddKeys(*request.command, request.bytes.Views(), keys);
-  const std::string bytes = request.bytes.Flatten();
+// Calls fn(command, pieces) for each of a burst's commands that is known, MULTI and EXEC, too.
+template <typename Fn>
+void ForEachCommand(const Worker& worker, const Request& burst, Fn fn) {
+  const std::string bytes = burst.bytes.Flatten();
   absl::string_view rest = bytes;
   resp::RequestScanner scanner;
   while (!rest.empty()) {
@@ -86,8 +86,17 @@ void AddKeys(const Worker& worker, const Request& request, absl::flat_hash_set<s
     const absl::string_view second = args.views().size() > 1 ? args.views()[1] : "";
     const cluster::CommandSpec* command = nullptr;
     worker.LookUp(args.views()[0], second, static_cast<int64_t>(args.views().size()), &command);
-    if (command != nullptr) AddKeys(*command, pieces, keys);
+    if (command != nullptr) fn(*command, pieces);
   }
+}
+
+// The keys of a request; of a burst: of all its commands.
+void AddKeys(const Worker& worker, const Request& request, absl::flat_hash_set<std::string>* keys) {
+  if (!request.is_burst) return AddKeys(*request.command, request.bytes.Views(), keys);
+  ForEachCommand(worker, request,
+                 [keys](const cluster::CommandSpec& command, const resp::Pieces& pieces) {
+                   AddKeys(command, pieces, keys);
+                 });
 }
 
 // No node refuses it, so that it runs in its place on a connection: PUBLISH. So many of them are
@@ -774,6 +783,10 @@ bool Dispatcher::OnErrorReply(Request* request, Backend* backend, absl::string_v
       return OnRedirection(request, backend, error);
     case cluster::ErrorKind::kAsk:
       worker_->stats()->asked.Add(1);
+      if (request->is_burst && IsHalfMoved(*request)) {
+        WaitAndRetry(request, cluster::kTryAgainError);
+        return true;
+      }
       return OnRedirection(request, backend, error);
     case cluster::ErrorKind::kTryAgain: {
       worker_->stats()->try_again.Add(1);
@@ -816,6 +829,22 @@ bool Dispatcher::OnErrorReply(Request* request, Backend* backend, absl::string_v
     }
   }
   return false;
+}
+
+// The node queues each command of a block by itself: those whose keys it still has, and the others
+// it sends away. The block can run nowhere until all are on one side. At the target it would only
+// be refused; but if that hangs, it would lie there while later commands run here on keys that are
+// still here, and run after them when these have arrived, too.
+bool Dispatcher::IsHalfMoved(const Request& burst) const {
+  uint32_t with_keys = 0;
+  ForEachCommand(*worker_, burst,
+                 [&with_keys](const cluster::CommandSpec& command, const resp::Pieces& pieces) {
+                   absl::flat_hash_set<std::string> keys;
+                   AddKeys(command, pieces, &keys);
+                   if (!keys.empty()) ++with_keys;
+                 });
+  const Burst& replies = *burst.transaction->burst;
+  return !replies.queue_error().empty() && replies.turned_away() < with_keys;
 }
 
 // An earlier one of its slot was refused, and goes again; but not for want of a script.

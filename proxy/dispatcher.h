@@ -102,6 +102,7 @@ class Dispatcher {
   void Expire(Request* request);
 
   bool OnRedirection(Request* request, Backend* backend, const cluster::ErrorReply& error);
+  bool IsHalfMoved(const Request& burst) const;
   bool HasRefusedBefore(const Request& request);
   bool OnNoScript(Request* request, Backend* backend, absl::string_view line);
   void WaitAndRetry(Request* request, absl::string_view line);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "cluster/redirection.h"
 #include "io/buffer_pool.h"
 #include "proxy/args.h"
 #include "proxy/backend.h"
@@ -45,14 +46,14 @@ void Watch::Release(const Worker& worker, bool reuse) {
 
 bool Burst::TakeQueueReply(absl::string_view piece, bool complete) {
   if (queue_replies_left_ == 0) return false;
-  if (queue_error_.empty()) {
-    const size_t room = kQueueReplyBytesMax - std::min(kQueueReplyBytesMax, line_.size());
-    line_.append(piece.data(), std::min(room, piece.size()));
-  }
+  const size_t room = kQueueReplyBytesMax - std::min(kQueueReplyBytesMax, line_.size());
+  line_.append(piece.data(), std::min(room, piece.size()));
   if (!complete) return true;
   --queue_replies_left_;
   if (!line_.empty() && line_[0] == '-') {
-    queue_error_ = line_.substr(1, line_.find('\r') - 1);
+    const absl::string_view error = absl::string_view(line_).substr(1, line_.find('\r') - 1);
+    if (cluster::ParseErrorReply(error).kind != cluster::ErrorKind::kTryAgain) ++turned_away_;
+    if (queue_error_.empty()) queue_error_ = std::string(error);
   }
   line_.clear();
   return true;

@@ -69,6 +69,7 @@ class Burst {
     refused_ = false;
     queue_replies_left_ = 1 + node_commands_;
     queue_error_.clear();
+    turned_away_ = 0;
   }
   // The node does not let us: a lone EXEC is sent, to hear why.
   void BeginRefused() {
@@ -80,6 +81,8 @@ class Burst {
   bool TakeQueueReply(absl::string_view piece, bool complete);
   // Of the first command that the node did not queue: without '-' and CRLF, or empty.
   const std::string& queue_error() const { return queue_error_; }
+  // Commands that it did not queue, for another reason than keys on both sides of a move.
+  uint32_t turned_away() const { return turned_away_; }
 
   uint32_t node_commands() const { return node_commands_; }
   absl::Span<const LocalCommand> local() const { return local_; }
@@ -117,6 +120,7 @@ class Burst {
   bool refused_ = false;
   std::string line_;  // the queue reply being received
   std::string queue_error_;
+  uint32_t turned_away_ = 0;
 
   static constexpr size_t kNever = ~size_t{0};
   bool local_begun_ = false;

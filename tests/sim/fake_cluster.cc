@@ -385,7 +385,7 @@ void FakeNode::Execute(Connection* connection, const Args& args) {
   if (!answers_.empty() && answers_.front().first == name) {
     const std::string reply = std::move(answers_.front().second);
     answers_.pop_front();
-    connection->asking = false;
+    connection->asking &= connection->queueing;
     return Reply(connection, reply);
   }
   if (!cluster_->options_.password.empty() && !connection->authenticated && name != "AUTH") {
@@ -754,8 +754,11 @@ void FakeNode::Queue(Connection* connection, absl::string_view name, const Args&
     connection->abort = true;
     return Reply(connection, ErrorLine("ERR not known here"));
   }
-  const std::string refusal = Refusal(connection, FindShape(name)->write, KeysOf(name, args));
+  const Keys keys = KeysOf(name, args);
+  const std::string refusal = Refusal(connection, FindShape(name)->write, keys);
   if (!refusal.empty()) {
+    net_->Trace(absl::StrCat("not queued: ", refusal),
+                static_cast<uint64_t>(number_) * 1000000 + keys[0], IdOf(name, args));
     connection->abort = true;
     return Reply(connection, ErrorLine(refusal));
   }

@@ -11,6 +11,7 @@ namespace {
 
 using testing::AnyOf;
 using testing::ElementsAre;
+using testing::EndsWith;
 using testing::IsEmpty;
 
 class TransactionTest : public ScenarioTest {
@@ -81,6 +82,45 @@ TEST_F(TransactionTest, ABlockWithKeysOnBothSidesWaitsForTheEndOfTheMove) {
   cluster().EndMigration(slot);
   world().RunFor(2 * kSecond);
   EXPECT_EQ(client->TakeReceived(), "+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n$2\r\nv1\r\n$2\r\nv2\r\n");
+}
+
+// At the node that its slot moves to, it would lie unread while the client's later command runs
+// where that key still is, and run when that has arrived, too.
+TEST_F(TransactionTest, ABlockWithKeysOnBothSidesDoesNotRunAfterALaterCommand) {
+  const cluster::Slot slot = cluster::SlotOf("{t}a");
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE(absl::StrCat("seed ", seed));
+    Make({.seed = seed});
+    SimClient* client = world().Connect();
+    Ask(client, "SET {t}a v");
+    Ask(client, "SET {t}b v");
+    const int to = OtherThan(NodeOf("{t}a").number());
+    cluster().BeginMigration(slot, to);
+    cluster().MigrateKey(cluster().keys()->Intern("{t}a"));
+    Ask(client, "GET {t}a");  // the connection to the target is open
+    cluster().node(to)->SetHung(true);
+    SendBlock(client, {"SET {t}a early", "SET {t}b early"});
+    world().RunFor(10 * kMillisecond);
+    client->SendCommand("SET {t}b late");
+    world().RunFor(15 * kSecond);
+    EXPECT_THAT(client->TakeReceived(), EndsWith("\r\n+OK\r\n"));
+    cluster().EndMigration(slot);
+    cluster().node(to)->SetHung(false);
+    world().RunFor(2 * kSecond);
+    EXPECT_EQ(Ask(client, "GET {t}b"), "$4\r\nlate\r\n");
+  }
+}
+
+// Which each node queues, wherever the keys are.
+TEST_F(TransactionTest, ABlockFollowsAskThoughACommandOfItHasNoKeys) {
+  SimClient* client = world().Connect();
+  Ask(client, "SET {t}a v1");
+  const int from = NodeOf("{t}a").number();
+  const int to = OtherThan(from);
+  cluster().BeginMigration(cluster::SlotOf("{t}a"), to);
+  cluster().MigrateAllKeys(cluster::SlotOf("{t}a"));
+  for (const int node : {from, to}) cluster().node(node)->AnswerNext("PUBLISH", "+QUEUED\r\n");
+  EXPECT_EQ(AskBlock(client, {"PUBLISH c x", "GET {t}a"}), "*1\r\n$2\r\nv1\r\n");
 }
 
 TEST_F(TransactionTest, ABlockThatMayHaveRunIsNotSentAgain) {
