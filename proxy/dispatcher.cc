@@ -300,6 +300,8 @@ bool Dispatcher::IsWatchOver(const Request& request) const {
 // EXEC: as if a key had changed. WATCH: that is what its EXEC will answer.
 void Dispatcher::OnWatchOver(Request* request) {
   if (!request->is_burst) return request->client->Answer(request, "+OK\r\n");
+  // Its connection, if it has one still, watches at its node, too.
+  request->transaction->watch->Release(*worker_, false);
   const bool resp3 = request->protocol == resp::Protocol::kResp3;
   request->client->Answer(request, resp3 ? "_\r\n" : "*-1\r\n");
 }

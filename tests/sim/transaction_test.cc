@@ -206,6 +206,22 @@ TEST_F(TransactionTest, AWatchLoopSucceedsWhileItsSlotIsHalfMoved) {
   EXPECT_EQ(Ask(client, "GET {t}a"), "$2\r\nv3\r\n");
 }
 
+TEST_F(TransactionTest, AWatchThatIsLostKeepsNoConnection) {
+  Make({.configure = [](proxy::Config* config) { config->private_connections_max = 2; }});
+  SimClient* client = world().Connect();
+  Ask(client, "SET {t}a v1");
+  Ask(client, "SET {t}b v2");
+  cluster().BeginMigration(cluster::SlotOf("{t}a"), OtherThan(NodeOf("{t}a").number()));
+  cluster().MigrateKey(cluster().keys()->Intern("{t}b"));
+  for (int i = 0; i < 5; ++i) {
+    // The second one is refused where the first one was not.
+    EXPECT_EQ(Ask(client, "WATCH {t}a"), "+OK\r\n");
+    EXPECT_EQ(Ask(client, "WATCH {t}b"), "+OK\r\n");
+    EXPECT_EQ(AskBlock(client, {"SET {t}a v3"}), "*-1\r\n");
+  }
+  EXPECT_EQ(Ask(client, "GET {t}a"), "$2\r\nv1\r\n");
+}
+
 TEST_F(TransactionTest, AWatchOnABrokenConnectionIsLost) {
   SimClient* client = world().Connect();
   Ask(client, "SET {t}a v1");
