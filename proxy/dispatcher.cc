@@ -32,6 +32,9 @@ constexpr absl::Duration kViewWaitMax = absl::Seconds(1);
 // After a write, a connection's reads stay on the primary for so long.
 constexpr absl::Duration kReadOwnWritesTime = absl::Seconds(1);
 
+// A WATCH of so many bytes has its keys remembered.
+constexpr size_t kMovedKeysBytesMax = 4 << 10;
+
 constexpr absl::string_view kTooManyRedirections =
     "ERR proxy: too many redirections (not executed)";
 constexpr absl::string_view kMalformedRedirection =
@@ -161,7 +164,7 @@ bool Dispatcher::Start(Request* request, const io::Rope& frame) {
   }
   Route route;
   // A private connection is taken only when the request may go at once.
-  if (!barrier_closed && (!request->private_connection || !EarlierInTheWay(*request, nullptr))) {
+  if (!barrier_closed && (!request->private_connection || MayGoApart(*request))) {
     route = FindRoute(request);
     const bool place = route.backend == nullptr || request->private_connection ||
                        route.backend->state() == Backend::State::kOpen ||
@@ -329,9 +332,21 @@ bool Dispatcher::OnUnblocked(Request* request, absl::string_view line) {
   return true;
 }
 
+// A key of the block that is not watched may still be where the slot comes from. ASKING would have
+// a command on it run at the target all the same, on nothing.
+bool Dispatcher::MayHaveKeysElsewhere(const Request& burst) const {
+  const Watch& watch = *burst.transaction->watch;
+  if (!watch.asking) return false;
+  absl::flat_hash_set<std::string> keys;
+  AddKeys(*worker_, burst, &keys);
+  return !std::all_of(keys.begin(), keys.end(),
+                      [&watch](const std::string& key) { return watch.moved_keys.contains(key); });
+}
+
 // The connection of the client's watch; one is taken for its first WATCH.
 Dispatcher::Route Dispatcher::FindWatchRoute(Request* request) {
   Watch* const watch = request->transaction->watch.get();
+  if (request->is_burst && MayHaveKeysElsewhere(*request)) watch->lost = true;
   Route route;
   route.backend = watch->FindBackend(*worker_);
   const bool there = route.backend != nullptr && route.backend->usable() && route.backend->fenced();
@@ -415,6 +430,13 @@ bool Dispatcher::GateOpen(Request* request, const Route& route) {
   return !EarlierInTheWay(*request, route.backend);
 }
 
+// For a request that is the client's newest, on a connection of its own.
+bool Dispatcher::MayGoApart(const Request& request) {
+  // It has to be looked at, see MayHaveKeysElsewhere, which it can be when it waits.
+  if (request.watched && request.is_burst && request.transaction->watch->asking) return false;
+  return !EarlierInTheWay(request, nullptr);
+}
+
 bool Dispatcher::EarlierInTheWay(const Request& request, const Backend* backend) {
   // The only one is its own parent, whose other fragments have other slots: there may be thousands.
   const bool is_new = request.state == Request::State::kNew;
@@ -432,8 +454,12 @@ void Dispatcher::PreparePrivate(Request* request, Backend* backend) {
     Watch* const watch = request->transaction->watch.get();
     if (request->is_burst) {
       request->asking = watch->asking;
-    } else {
-      watch->asking |= request->asking;
+    } else if (request->asking) {
+      watch->asking = true;
+      watch->moved_keys.clear();
+      if (request->bytes.size() <= kMovedKeysBytesMax) {
+        AddKeys(*worker_, *request, &watch->moved_keys);
+      }
     }
   }
   if (request->is_blocking) {

@@ -76,12 +76,14 @@ class Dispatcher {
   NodeBackends* ChooseNode(Request* request, bool* read_only, bool* by_slot);
   Route FindRoute(Request* request);
   ABSL_ATTRIBUTE_NOINLINE Route FindWatchRoute(Request* request);
+  bool MayHaveKeysElsewhere(const Request& burst) const;
   bool IsWatchOver(const Request& request) const;
   void OnWatchOver(Request* request);
   ABSL_ATTRIBUTE_NOINLINE void PreparePrivate(Request* request, Backend* backend);
   bool OnUnblocked(Request* request, absl::string_view line);
   bool OnWatchRefused(Request* request, cluster::ErrorKind kind);
   bool GateOpen(Request* request, const Route& route);
+  ABSL_ATTRIBUTE_NOINLINE bool MayGoApart(const Request& request);
   bool EarlierInTheWay(const Request& request, const Backend* backend);
   void Send(Request* request, const Route& route);
 

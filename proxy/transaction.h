@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
@@ -44,8 +45,10 @@ struct Watch {
   uint32_t requests = 0;  // WATCHes so far
   size_t keys = 0;        // that they name
   bool asking = false;    // the slot was moving: EXEC goes with ASKING, too
-  bool lost = false;      // its connection has ended, or a key may have moved: EXEC answers null
-  bool over = false;      // nobody will ask any more
+  // Then, those that have moved. Empty: more than are remembered.
+  absl::flat_hash_set<std::string> moved_keys;
+  bool lost = false;  // its connection has ended, or a key may have moved: EXEC answers null
+  bool over = false;  // nobody will ask any more
   // Its connection: an index of the worker's table, with the generation.
   bool has_backend = false;
   uint32_t backend_index = 0;

@@ -1309,6 +1309,10 @@ bool FakeCluster::CameBackLately(cluster::Slot slot) const {
   return came_back >= 0 && owner >= 0 && nodes_[static_cast<size_t>(owner)]->IsLately(came_back);
 }
 
+Nanos FakeCluster::MoveBegan(cluster::Slot slot) const {
+  return IsMigrating(slot) ? moves_[slot].began : -1;
+}
+
 bool FakeCluster::IsStillToCome(cluster::Slot slot, uint32_t key, int target) {
   const auto migration = migrations_.find(slot);
   if (migration == migrations_.end() || migration->second.second != target) return false;
@@ -1417,6 +1421,7 @@ void FakeCluster::BeginMigration(cluster::Slot slot, int to) {
   if (node(from)->view_->owner[slot] != from || node(to)->view_->owner[slot] == to) return;
   net_->Trace("migrate", slot, static_cast<uint64_t>(to));
   migrations_[slot] = {from, to};
+  moves_[slot].began = net_->now();
   node(from)->migrating_[slot] = to;
   node(to)->importing_[slot] = from;
 }

@@ -345,6 +345,8 @@ class FakeCluster {
   void Uncover(cluster::Slot slot);
   // The slot has lately come back to a node that it had left not long before that.
   bool CameBackLately(cluster::Slot slot) const;
+  // When its migration began; -1: it does not migrate.
+  Nanos MoveBegan(cluster::Slot slot) const;
   // The slot is on its way to that node, and the key is not there yet: no ASK leads to it.
   bool IsStillToCome(cluster::Slot slot, uint32_t key, int target);
   // The slot is on its way from that node to another, which has the key.
@@ -383,6 +385,7 @@ class FakeCluster {
     // By owner: when the slot was taken from it.
     absl::InlinedVector<std::pair<int, Nanos>, 2> left;
     Nanos came_back = -1;
+    Nanos began = -1;  // of its last migration
   };
   void NoteMove(Moves* moves, int from, int to);
   std::vector<Moves> moves_ = std::vector<Moves>(cluster::kSlotCount);

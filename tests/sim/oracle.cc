@@ -86,6 +86,7 @@ uint64_t Oracle::OnIssue(uint32_t client, Op op, absl::Span<const std::string> k
   request.sequence = ++sequences_[client];
   request.op = op;
   request.resp3 = resp3;
+  request.issued_at = net_->now();
   request.forges_redirection = absl::StartsWith(forged, "MOVED ") ||
                                absl::StartsWith(forged, "ASK ") ||
                                absl::StartsWith(forged, "TRYAGAIN ");
@@ -134,7 +135,10 @@ void Oracle::OnExecuted(const Execution& execution) {
   // A node that hangs, or a slow network, has held back what was sent after ASKING, or the proxy
   // has held a script until its redirection was confirmed. Nobody can take it back, and no node can
   // tell that it is meant for an earlier move.
-  if (execution.asked_too_late && execution.write) OnLost(0, execution.key);
+  if (execution.asked_too_late && execution.write) {
+    CheckAskedForEarlierMove(execution);
+    OnLost(0, execution.key);
+  }
   // What it left there comes to light when the key is deleted where it was: the same as if the
   // delete, and all before it, had been lost.
   if (execution.uncovers) {
@@ -202,6 +206,16 @@ void Oracle::OnExecuted(const Execution& execution) {
     return;  // too late to be the answer
   }
   request.replies.push_back(Hash(execution.reply));
+}
+
+// In this move the key was never missing where the slot comes from, unless that has lost its
+// delete.
+void Oracle::CheckAskedForEarlierMove(const Execution& execution) {
+  if (execution.id == 0 || execution.id > requests_.size()) return;
+  const Request& request = requests_[execution.id - 1];
+  const Nanos began = cluster_->MoveBegan(cluster_->keys()->slot(execution.key));
+  if (began < 0 || request.issued_at <= began || history(execution.key).any_lost) return;
+  Fail("executed after ASKING at a node that does not have its key yet", execution.id);
 }
 
 void Oracle::OnRefused(int, uint64_t id, absl::string_view line) {

@@ -55,6 +55,7 @@ class Oracle final : public ExecutionObserver {
     bool forges_redirection = false;
     bool in_block = false;  // of a transaction, maybe with other keys
     uint8_t redirects = 0;
+    Nanos issued_at = 0;
     Nanos refused_at = 0;  // by a node, for the first time
     absl::InlinedVector<uint32_t, 1> keys;
     absl::InlinedVector<uint8_t, 1> executions;  // by place in `keys`
@@ -135,6 +136,7 @@ class Oracle final : public ExecutionObserver {
   };
 
   void Fail(absl::string_view what, uint64_t id);
+  void CheckAskedForEarlierMove(const Execution& execution);
   bool TakeError(uint64_t id, absl::string_view line, absl::string_view forged);
   void CheckDone(uint64_t id, absl::string_view frame);
   void CheckRan(uint64_t id, absl::string_view frame);

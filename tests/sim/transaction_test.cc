@@ -206,6 +206,43 @@ TEST_F(TransactionTest, AWatchLoopSucceedsWhileItsSlotIsHalfMoved) {
   EXPECT_EQ(Ask(client, "GET {t}a"), "$2\r\nv3\r\n");
 }
 
+// The watched key is at the node that its slot moves to. That would take any command after ASKING,
+// also on a key that it does not have yet.
+TEST_F(TransactionTest, AWatchedBlockDoesNotRunWhereAnotherKeyOfItIsNot) {
+  SimClient* client = world().Connect();
+  Ask(client, "SET {t}a v1");
+  Ask(client, "SET {t}b v2");
+  const cluster::Slot slot = cluster::SlotOf("{t}a");
+  cluster().BeginMigration(slot, OtherThan(NodeOf("{t}a").number()));
+  cluster().MigrateKey(cluster().keys()->Intern("{t}a"));
+  EXPECT_EQ(Ask(client, "WATCH {t}a"), "+OK\r\n");
+  EXPECT_EQ(AskBlock(client, {"GET {t}b"}), "*-1\r\n");
+  EXPECT_EQ(Ask(client, "WATCH {t}a"), "+OK\r\n");
+  EXPECT_EQ(AskBlock(client, {"SET {t}b v3"}), "*-1\r\n");
+  EXPECT_EQ(Ask(client, "GET {t}b"), "$2\r\nv2\r\n");
+  // With what is watched, it may; and with all, when they are together again.
+  EXPECT_EQ(Ask(client, "WATCH {t}a"), "+OK\r\n");
+  EXPECT_EQ(AskBlock(client, {"SET {t}a v3"}), "*1\r\n+OK\r\n");
+  cluster().MigrateAllKeys(slot);
+  EXPECT_EQ(Ask(client, "WATCH {t}a {t}b"), "+OK\r\n");
+  EXPECT_EQ(AskBlock(client, {"SET {t}a v4", "GET {t}b"}), "*2\r\n+OK\r\n$2\r\nv2\r\n");
+  cluster().EndMigration(slot);
+  cluster().SpreadNews();
+  EXPECT_EQ(Ask(client, "WATCH {t}a"), "+OK\r\n");
+  EXPECT_EQ(AskBlock(client, {"SET {t}b v5"}), "*1\r\n+OK\r\n");
+}
+
+// Then it is not known what it may concern.
+TEST_F(TransactionTest, AWatchOfManyMovedKeysEndsInNull) {
+  SimClient* client = world().Connect();
+  const cluster::Slot slot = cluster::SlotOf("{t}a");
+  cluster().BeginMigration(slot, OtherThan(NodeOf("{t}a").number()));
+  std::string watch = "WATCH {t}a";
+  for (int i = 0; i < 1000; ++i) absl::StrAppend(&watch, " {t}a");
+  EXPECT_EQ(Ask(client, watch), "+OK\r\n");
+  EXPECT_EQ(AskBlock(client, {"SET {t}a v1"}), "*-1\r\n");
+}
+
 TEST_F(TransactionTest, AWatchThatIsLostKeepsNoConnection) {
   Make({.configure = [](proxy::Config* config) { config->private_connections_max = 2; }});
   SimClient* client = world().Connect();
@@ -214,8 +251,11 @@ TEST_F(TransactionTest, AWatchThatIsLostKeepsNoConnection) {
   cluster().BeginMigration(cluster::SlotOf("{t}a"), OtherThan(NodeOf("{t}a").number()));
   cluster().MigrateKey(cluster().keys()->Intern("{t}b"));
   for (int i = 0; i < 5; ++i) {
-    // The second one is refused where the first one was not.
+    // The second one is refused where the first one was not, …
     EXPECT_EQ(Ask(client, "WATCH {t}a"), "+OK\r\n");
+    EXPECT_EQ(Ask(client, "WATCH {t}b"), "+OK\r\n");
+    EXPECT_EQ(AskBlock(client, {"SET {t}a v3"}), "*-1\r\n");
+    // … and here the block is not sent at all.
     EXPECT_EQ(Ask(client, "WATCH {t}b"), "+OK\r\n");
     EXPECT_EQ(AskBlock(client, {"SET {t}a v3"}), "*-1\r\n");
   }
