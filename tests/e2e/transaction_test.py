@@ -325,6 +325,37 @@ class TransactionTest(FreshClusterTestCase):
         self.assertGreater(sum(done for done, _ in loops_done), 20)
         self.assertEqual(proxy.metrics()["proxy_errors_total"], 0)
 
+    def test_keys_on_both_sides_of_a_move(self):
+        cluster, proxy = self.start("--hold-timeout", "500ms")
+        slot = key_slot("{half}")
+        client = self.client(proxy)
+        for number in range(20):
+            client.call("SET", "{half}%d" % number, "0")
+        target = next(node for node in cluster.primaries() if node is not cluster.owner(slot))
+        source = cluster.begin_move(slot, target)
+        cluster.move_keys(slot, source, target, at_most=10)
+        at_source, at_target = [
+            node.command("CLUSTER", "GETKEYSINSLOT", slot, 100)[0] for node in (source, target)]
+
+        def block(*commands):
+            return client.pipeline([("MULTI",), *commands, ("EXEC",)])[-1]
+        for keys in ((at_source, at_target), (at_target, at_source)):
+            self.assert_error(block(*[("SET", key, "1") for key in keys]),
+                              "TRYAGAIN Multiple keys request during rehashing of slot")
+        self.assertNotIn("cmdstat_exec", target.info("commandstats"))
+        self.assertEqual(block(("INCR", at_source)), [1])
+        self.assertEqual(block(("INCR", at_target)), [1])
+        # The target would take it.
+        client.call("WATCH", at_target)
+        self.assertIsNone(block(("INCR", at_source)))
+        self.assertEqual(client.call("GET", at_source), b"1")
+        client.call("WATCH", at_target)
+        self.assertEqual(block(("INCR", at_target)), [2])
+        while cluster.move_keys(slot, source, target, at_most=8):
+            pass
+        cluster.finish_move(slot, source, target)
+        self.assertEqual(block(("INCR", at_source), ("INCR", at_target)), [2, 3])
+
     def test_a_client_that_leaves_in_the_middle(self):
         _, proxy = self.start()
         barrier = threading.Barrier(8)
