@@ -117,7 +117,8 @@ def iteration(args, left, right):
     """HSCAN and the like: one that is whole has the same elements, else it is cut anywhere."""
     if left[0] != b"*" or right[0] != b"*" or not (len(left[1]) == len(right[1]) == 2):
         return left == right
-    if left[1][0][1] == right[1][0][1] == b"0" and b"COUNT" not in upper(args):
+    whole = args[2] == left[1][0][1] == right[1][0][1] == b"0"
+    if whole and b"COUNT" not in upper(args):
         if args[0].upper() == b"SSCAN" or b"NOVALUES" in upper(args):
             return unordered(args, left[1][1], right[1][1])
         return unordered_pairs(args, left[1][1], right[1][1])
