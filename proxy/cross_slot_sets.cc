@@ -87,9 +87,7 @@ class SetsOverSlots final : public Procedure {
     switch (phase_) {
       case Phase::kBegin:
         time_.Begin(*worker_);
-        // The servers look at the options of sorted sets' commands behind the keys, of sets'
-        // before.
-        return valid_ || command_.sorted ? LookOn(step) : AskWhatIsInvalid(step);
+        return wrong_from_the_start_ ? AskWhatIsInvalid(step) : LookOn(step);
       case Phase::kLook:
         return OnLooked(step);
       case Phase::kInvalid:
