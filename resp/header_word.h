@@ -67,8 +67,8 @@ inline WordNumber ReadNumber(uint64_t word) {
   return {static_cast<uint32_t>(values), digits + 2};
 }
 
-// How most requests begin, in one word: "*<count>\r\n$<length>\r\n", both of one digit. count is 0 if
-// `word` is something else.
+// How most requests begin, in one word: "*<count>\r\n$<length>\r\n", both of one digit. count is 0
+// if `word` is something else.
 struct ShortHead {
   uint32_t count;
   uint32_t length;
