@@ -251,23 +251,20 @@ GivenScripts* Backend::given_scripts() {
 }
 
 bool Backend::MayGive() const {
-  // Two entries: a request may come with an ASKING.
-  return (state_ == State::kOpen || state_ == State::kRetired) &&
-         pending_.size() + 2 <= PendingRing::kEntriesMax &&
-         connection_.unsent_bytes() < kGivenBytesMax;
+  return (state_ == State::kOpen || state_ == State::kRetired) && HasRoomToGive();
 }
 
 // Gives the request to the connection, which sends it with its next Flush.
 void Backend::Give(Request* request) {
   if (request->asking) {
     // ASKING covers only the next command on its connection, so the two go out together.
-    Expect(nullptr, kAsking.size());
+    Expect(nullptr, kAsking.size(), worker_->now());
     connection_.Send(io::Slice::Static(kAsking));
   }
   if (ABSL_PREDICT_FALSE(request->is_burst)) {
     GiveBurst(request);
   } else {
-    Expect(request, request->bytes.size());
+    Expect(request, request->bytes.size(), worker_->now());
     connection_.Send(request->bytes);
   }
   request->state = Request::State::kSent;
@@ -282,11 +279,11 @@ void Backend::GiveBurst(Request* request) {
   Burst* const burst = request->transaction->burst.get();
   if (may_multi_) {
     burst->Begin();
-    Expect(request, request->bytes.size());
+    Expect(request, request->bytes.size(), worker_->now());
     return connection_.Send(request->bytes);
   }
   burst->BeginRefused();
-  Expect(request, kExec.size());
+  Expect(request, kExec.size(), worker_->now());
   connection_.Send(io::Slice::Static(kExec));
 }
 
@@ -321,11 +318,6 @@ void Backend::Flush() {
 }
 
 // A reply to what is given to the connection next, so many bytes.
-void Backend::Expect(Request* request, size_t bytes) {
-  const uint64_t begin = connection_.sent_bytes() + connection_.unsent_bytes();
-  pending_.Push({request, begin + bytes, worker_->now()}, begin);
-}
-
 // The request, and those behind it that must not overtake it, find another way.
 void Backend::GiveBack(Request* request) {
   const Client* client = request->client;
@@ -463,7 +455,7 @@ void Backend::EndLease() {
 
 void Backend::CheckAuthentication() {
   if (state_ != State::kOpen || ping_end_ != 0 || pending_.full()) return;
-  Expect(nullptr, kPing.size());
+  Expect(nullptr, kPing.size(), worker_->now());
   ping_end_ = pending_.back().end;
   connection_.Send(io::Slice::Static(kPing));
   worker_->MarkDirty(this);
@@ -535,7 +527,7 @@ bool Backend::SendUnblock(int64_t client_id, bool error) {
   std::string text;
   resp::AppendCommand({"CLIENT", "UNBLOCK", absl::StrCat(client_id), error ? "ERROR" : "TIMEOUT"},
                       &text);
-  Expect(nullptr, text.size());
+  Expect(nullptr, text.size(), worker_->now());
   connection_.Send(io::CopyToHeap(text));
   worker_->MarkDirty(this);
   return true;

@@ -84,9 +84,7 @@ class Backend {
   // the connection at once, and that with a copy of its bytes. Client::in_flight, the statistics
   // and Worker::MarkDirty are the caller's.
   bool MayGiveQuickly() const {
-    return state_ == State::kOpen && unsent_.empty() &&
-           pending_.size() + 2 <= PendingRing::kEntriesMax &&
-           connection_.unsent_bytes() < kGivenBytesMax;
+    return state_ == State::kOpen && unsent_.empty() && HasRoomToGive();
   }
   void GiveQuickly(Request* request, absl::string_view frame, absl::Time now) {
     memcpy(ReserveQuickly(frame.size()), frame.data(), frame.size());
@@ -98,8 +96,7 @@ class Backend {
     request->state = Request::State::kSent;
     request->backend = this;
     request->handed_over = true;
-    const uint64_t begin = connection_.sent_bytes() + connection_.unsent_bytes();
-    pending_.Push({request, begin + bytes, now}, begin);
+    Expect(request, bytes, now);
     request->bytes = io::Rope(arena_.Commit(bytes));
     connection_.Send(*request->bytes.only_slice());
   }
@@ -178,11 +175,20 @@ class Backend {
   void OnPong(char type);
   void FenceOff();
   void GiveOrQueue(Request* request);
+  // Two entries: a request may come with an ASKING.
+  bool HasRoomToGive() const {
+    return pending_.size() + 2 <= PendingRing::kEntriesMax &&
+           connection_.unsent_bytes() < kGivenBytesMax;
+  }
   bool MayGive() const;
   void Give(Request* request);
   void GiveBurst(Request* request);
   void GiveBack(Request* request);
-  void Expect(Request* request, size_t bytes);
+  // A reply to so many bytes, which are sent next.
+  void Expect(Request* request, size_t bytes, absl::Time now) {
+    const uint64_t begin = connection_.sent_bytes() + connection_.unsent_bytes();
+    pending_.Push({request, begin + bytes, now}, begin);
+  }
   bool IsPartlySent(const PendingRing::Entry& front) const;
   void Settle();
   void SettleUnsent();

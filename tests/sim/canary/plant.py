@@ -33,7 +33,7 @@ CANARIES = {
          "    connection_.Send(io::Slice::Static(kAsking));\n",
          "    connection_.Send(io::Slice::Static(kAsking));\n"
          "    if (PLANTED && worker_->Random(4) == 0) {\n"
-         "      Expect(nullptr, kPing.size());\n"
+         "      Expect(nullptr, kPing.size(), worker_->now());\n"
          "      connection_.Send(io::Slice::Static(kPing));\n"
          "    }\n")),
     "no_slot_gate": (
