@@ -37,6 +37,13 @@ class TransactionTest : public ScenarioTest {
     for (const absl::string_view command : commands) client->SendCommand(command);
     client->SendCommand("EXEC");
   }
+  // {t}a and {t}b are v1 and v2, and their slot moves, which has taken `moved` over so far.
+  void MoveHalf(SimClient* client, absl::string_view moved) {
+    Ask(client, "SET {t}a v1");
+    Ask(client, "SET {t}b v2");
+    cluster().BeginMigration(cluster::SlotOf(moved), OtherThan(NodeOf(moved).number()));
+    cluster().MigrateKey(cluster().keys()->Intern(moved));
+  }
   static std::string Repeated(absl::string_view text, size_t times) {
     return sim::Repeated(text, static_cast<int>(times));
   }
@@ -71,11 +78,8 @@ TEST_F(TransactionTest, AskingGoesOnceBeforeMulti) {
 
 TEST_F(TransactionTest, ABlockWithKeysOnBothSidesWaitsForTheEndOfTheMove) {
   SimClient* client = world().Connect();
-  Ask(client, "SET {t}a v1");
-  Ask(client, "SET {t}b v2");
   const cluster::Slot slot = cluster::SlotOf("{t}a");
-  cluster().BeginMigration(slot, OtherThan(NodeOf("{t}a").number()));
-  cluster().MigrateKey(cluster().keys()->Intern("{t}a"));
+  MoveHalf(client, "{t}a");
   SendBlock(client, {"GET {t}a", "GET {t}b"});
   world().RunFor(kSecond);
   EXPECT_EQ(client->received(), "+OK\r\n+QUEUED\r\n+QUEUED\r\n");
@@ -92,11 +96,8 @@ TEST_F(TransactionTest, ABlockWithKeysOnBothSidesDoesNotRunAfterALaterCommand) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));
     Make({.seed = seed});
     SimClient* client = world().Connect();
-    Ask(client, "SET {t}a v");
-    Ask(client, "SET {t}b v");
     const int to = OtherThan(NodeOf("{t}a").number());
-    cluster().BeginMigration(slot, to);
-    cluster().MigrateKey(cluster().keys()->Intern("{t}a"));
+    MoveHalf(client, "{t}a");
     Ask(client, "GET {t}a");  // the connection to the target is open
     cluster().node(to)->SetHung(true);
     SendBlock(client, {"SET {t}a early", "SET {t}b early"});
@@ -210,11 +211,8 @@ TEST_F(TransactionTest, AWatchLoopSucceedsWhileItsSlotIsHalfMoved) {
 // also on a key that it does not have yet.
 TEST_F(TransactionTest, AWatchedBlockDoesNotRunWhereAnotherKeyOfItIsNot) {
   SimClient* client = world().Connect();
-  Ask(client, "SET {t}a v1");
-  Ask(client, "SET {t}b v2");
   const cluster::Slot slot = cluster::SlotOf("{t}a");
-  cluster().BeginMigration(slot, OtherThan(NodeOf("{t}a").number()));
-  cluster().MigrateKey(cluster().keys()->Intern("{t}a"));
+  MoveHalf(client, "{t}a");
   EXPECT_EQ(Ask(client, "WATCH {t}a"), "+OK\r\n");
   EXPECT_EQ(AskBlock(client, {"GET {t}b"}), "*-1\r\n");
   EXPECT_EQ(Ask(client, "WATCH {t}a"), "+OK\r\n");
@@ -246,10 +244,7 @@ TEST_F(TransactionTest, AWatchOfManyMovedKeysEndsInNull) {
 TEST_F(TransactionTest, AWatchThatIsLostKeepsNoConnection) {
   Make({.configure = [](proxy::Config* config) { config->private_connections_max = 2; }});
   SimClient* client = world().Connect();
-  Ask(client, "SET {t}a v1");
-  Ask(client, "SET {t}b v2");
-  cluster().BeginMigration(cluster::SlotOf("{t}a"), OtherThan(NodeOf("{t}a").number()));
-  cluster().MigrateKey(cluster().keys()->Intern("{t}b"));
+  MoveHalf(client, "{t}b");
   for (int i = 0; i < 5; ++i) {
     // The second one is refused where the first one was not, …
     EXPECT_EQ(Ask(client, "WATCH {t}a"), "+OK\r\n");
