@@ -175,6 +175,12 @@ bool ParseNodeAddress(absl::string_view text, cluster::NodeAddress* address) {
   return true;
 }
 
+std::string ShowNodes(const std::vector<cluster::NodeAddress>& nodes) {
+  return absl::StrJoin(nodes, ",", [](std::string* out, const cluster::NodeAddress& node) {
+    out->append(io::FormatHostPort(node.host, node.port));
+  });
+}
+
 Option StartupNodes() {
   auto set = [](absl::string_view text, Config* config) {
     cluster::NodeAddress node;
@@ -184,12 +190,7 @@ Option StartupNodes() {
     config->startup_nodes.push_back(std::move(node));
     return absl::OkStatus();
   };
-  auto show = [](const Config& config) {
-    return absl::StrJoin(config.startup_nodes, ",",
-                         [](std::string* out, const cluster::NodeAddress& node) {
-                           absl::StrAppend(out, node.host, ":", node.port);
-                         });
-  };
+  auto show = [](const Config& config) { return ShowNodes(config.startup_nodes); };
   return {.name = "startup-nodes",
           .takes = "HOST:PORT,...",
           .help = "nodes to ask for the cluster's topology: names or addresses",
@@ -273,10 +274,7 @@ Option ClusterFaceNodes() {
   };
   auto show = [](const Config& config) {
     if (config.cluster_face_nodes.empty()) return std::string("none");
-    return absl::StrJoin(config.cluster_face_nodes, ",",
-                         [](std::string* out, const cluster::NodeAddress& node) {
-                           absl::StrAppend(out, io::FormatHostPort(node.host, node.port));
-                         });
+    return ShowNodes(config.cluster_face_nodes);
   };
   return {.name = "cluster-face-nodes",
           .takes = "HOST:PORT,...",

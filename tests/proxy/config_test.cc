@@ -494,6 +494,18 @@ TEST_F(ConfigTest, ADefaultFieldOfConfigIsTheDefaultOfItsOption) {
   }
 }
 
+TEST_F(ConfigTest, AnIpv6NodeIsShownSoThatItCanBeReadAgain) {
+  const std::shared_ptr<const Config> config = MustParse({"--startup-nodes=a:1,[::1]:7001"});
+  for (const OptionSection& section : OptionSections()) {
+    for (const Option& option : section.options) {
+      if (absl::string_view(option.name) != "startup-nodes") continue;
+      EXPECT_EQ(option.show(*config), "a:1,[::1]:7001");
+      return;
+    }
+  }
+  FAIL();
+}
+
 // The ring keeps the list; ours must not offer what it does not know.
 TEST_F(ConfigTest, TheRingKnowsEveryFeatureThatCanBeDisabled) {
   const std::string error = ErrorOf({"--disable-feature=x"});
