@@ -73,7 +73,6 @@ class WorkerRig::Nodes final : public sim::ExecutionObserver {
     state->topology = *cluster::Topology::FromNodesReply(text, {});
     for (const cluster::Node& node : state->topology->nodes()) {
       state->endpoints.push_back(Ip(node.address.host, node.address.port));
-      state->same_zone.push_back(false);
     }
     return state;
   }

@@ -8,6 +8,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "proxy/backend_pool.h"
 #include "proxy/client.h"
 #include "proxy/worker.h"
@@ -35,6 +37,16 @@ constexpr absl::string_view kProtocolError = "ERR proxy: backend protocol error 
 bool IsTolerableRefusal(absl::string_view line) {
   return absl::StartsWith(line, "NOPERM") || absl::StartsWith(line, "LOADING") ||
          absl::StartsWith(line, "BUSY ");
+}
+
+// What INFO says of the node's zone (Valkey, if its availability-zone is set); else empty.
+absl::string_view ZoneIn(absl::string_view frame) {
+  absl::string_view text;
+  if (resp::IsErrorFrame(frame) || !resp::ParseText(frame, &text)) return absl::string_view();
+  for (absl::string_view line : absl::StrSplit(text, "\r\n")) {
+    if (absl::ConsumePrefix(&line, "availability_zone:")) return line;
+  }
+  return absl::string_view();
 }
 
 }  // namespace
@@ -112,6 +124,12 @@ void Backend::SendHandshake() {
   handshake.AddMyId(node_->id, &IsTolerableRefusal);
   if (options_.read_only) {
     handshake.AddRequired({"READONLY"});
+    if (!config.zone.empty()) {
+      handshake.Add({"INFO", "server"}, [this](absl::string_view frame) {
+        worker_->backends()->NoteZone(node_, ZoneIn(frame));
+        return absl::OkStatus();
+      });
+    }
   } else {
     // A user without the right to MULTI would run the commands of a burst one by one.
     handshake.Add({"MULTI"}, [this](absl::string_view frame) {

@@ -60,7 +60,7 @@ void BackendPool::Adopt(const ClusterState& state) {
   }
   usable_ = std::make_unique<bool[]>(by_index_.size());
   same_zone_ = std::make_unique<bool[]>(by_index_.size());
-  std::copy(state.same_zone.begin(), state.same_zone.end(), same_zone_.get());
+  CopyZones();
   std::vector<std::string> gone;
   for (auto& [id, node] : nodes_) {
     if (node->in_topology) continue;
@@ -158,6 +158,16 @@ void BackendPool::GiveBack(Backend* backend) {
 
 bool BackendPool::LeasesFull() const {
   return leases_ >= worker_->config().private_connections_max;
+}
+
+void BackendPool::CopyZones() {
+  std::transform(by_index_.begin(), by_index_.end(), same_zone_.get(),
+                 [](const NodeBackends* node) { return node != nullptr && node->near; });
+}
+
+void BackendPool::NoteZone(NodeBackends* node, absl::string_view zone) {
+  node->near = zone == worker_->config().zone;
+  CopyZones();
 }
 
 void BackendPool::UnblockSlot(NodeBackends* node, cluster::Slot slot) {

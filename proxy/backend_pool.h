@@ -31,6 +31,7 @@ struct NodeBackends {
   cluster::NodeAddress address;           // for MOVED with an empty host, and the log
   absl::optional<io::Endpoint> endpoint;  // none: its name is not resolved
   bool in_topology = true;
+  bool near = true;  // in the proxy's zone, or it has not said yet (--read-prefer 2)
 
   // [protocol 2, 3][primary, read-only][number]; null: not open. Borrowed from the worker's table.
   std::array<std::array<std::vector<Backend*>, 2>, 2> shared;
@@ -69,9 +70,12 @@ class BackendPool {
   // By index in the adopted topology, for ChooseReadNode: whether reads may go there now. Valid
   // until the next call.
   absl::Span<const bool> Usable();
+  // The same: whether it may be in the proxy's zone.
   absl::Span<const bool> same_zone() const {
     return absl::MakeConstSpan(same_zone_.get(), by_index_.size());
   }
+  // The node has said.
+  void NoteZone(NodeBackends* node, absl::string_view zone);
 
   // For longer than any request would wait.
   bool IsDownForLong(const NodeBackends& node) const;
@@ -119,6 +123,7 @@ class BackendPool {
  private:
   bool MayConnect(const NodeBackends& node) const;
   void FindOpenPrimaries();
+  void CopyZones();
   Backend* Open(NodeBackends* node, const Backend::Options& options);
   void NoteConnect(NodeBackends* node);
   // Those for which `which` is true.

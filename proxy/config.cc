@@ -229,6 +229,11 @@ absl::Status CheckClusterFace(const Config& config) {
 
 // What no single option can tell.
 absl::Status CheckTogether(const Config& config) {
+  const bool by_zone = config.read_prefer == cluster::ReadPrefer::kSameZoneReplica;
+  if (by_zone && config.zone.empty()) return Error("--read-prefer", "'2' needs --zone");
+  if (!by_zone && !config.zone.empty()) {
+    return Error("--zone", absl::StrCat(Quoted(config.zone), " needs --read-prefer 2"));
+  }
   if (!config.backend_username.empty() && config.backend_password.empty()) {
     return Error("--backend-username",
                  absl::StrCat(Quoted(config.backend_username), " needs --backend-password-file"));

@@ -50,6 +50,7 @@ struct Config {
   // --private-connections: at most so many stay with one client (WATCH, …), per worker
   uint32_t private_connections_max = 1000;
   cluster::ReadPrefer read_prefer = cluster::ReadPrefer::kPrimary;  // --read-prefer
+  std::string zone;         // --zone: the proxy's own, for ReadPrefer::kSameZoneReplica
   bool retry_reads = true;  // --retry-reads: a lost read may run once more
 
   CrossSlot cross_slot = CrossSlot::kRefuse;  // --cross-slot

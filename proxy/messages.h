@@ -99,8 +99,6 @@ struct ClusterState {
   std::shared_ptr<const cluster::Topology> topology;
   // By node index: where to connect; nullopt: the name could not be resolved.
   std::vector<absl::optional<io::Endpoint>> endpoints;
-  // By node index: in the proxy's network zone (--read-prefer 2).
-  std::vector<bool> same_zone;
   ServerInfo server;
   // What the nodes have beyond the table of commands; null: nothing.
   std::shared_ptr<const LearnedCommands> learned;

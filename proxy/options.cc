@@ -210,7 +210,7 @@ Option ReadPreferOption() {
   };
   return {.name = "read-prefer",
           .takes = "0|1|2",
-          .help = "who serves reads: 0 the primary, 1 replicas, 2 replicas near the proxy",
+          .help = "who serves reads: 0 the primary, 1 replicas, 2 replicas in the proxy's zone",
           .set = set,
           .show = show};
 }
@@ -398,6 +398,8 @@ std::vector<OptionSection> MakeSections() {
            Number("private-connections", &Config::private_connections_max, 1, 1000000,
                   "connections per worker for one client each: WATCH, commands that wait"),
            ReadPreferOption(),
+           Text("zone", &Config::zone, "NAME", "none",
+                "the proxy's zone, as the nodes' availability-zone has it"),
            Switch("retry-reads", &Config::retry_reads,
                   "send a read once more when its connection broke"),
            Number("max-redirections", &Config::redirections_max, 1, 100,

@@ -924,7 +924,6 @@ void TopologyRefresh::Publish(TopologyPtr topology,
   auto state = std::make_shared<ClusterState>();
   state->topology = std::move(topology);
   state->endpoints = std::move(endpoints);
-  state->same_zone.assign(state->endpoints.size(), false);
   state->server = server_;
   state->learned = learner_.Of(*state->topology);
   const std::shared_ptr<const ClusterState> before = std::exchange(published_, std::move(state));

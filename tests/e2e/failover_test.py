@@ -236,6 +236,27 @@ class FailoverTest(FreshClusterTestCase):
             cluster.restart_node(replica)
             cluster.wait_until_ready()
 
+    def test_reads_go_to_the_replicas_in_the_proxys_zone(self):
+        cluster = self.start_cluster(primaries=3, replicas=2)
+        key = self.keys_of(cluster, cluster.primaries()[0], "z:")[0]
+        replicas = cluster.replicas_of(cluster.primaries()[0])
+        if SERVER == "valkey-server":
+            for node, zone in zip(replicas, ("here", "there")):
+                node.command("CONFIG", "SET", "availability-zone", zone)
+        proxy = self.start_proxy(cluster.addresses, "--read-prefer", "2", "--zone", "here")
+        client = self.client(proxy)
+
+        def reads():
+            for node in replicas:
+                node.command("CONFIG", "RESETSTAT")
+            for _ in range(100):
+                client.command("GET", key)
+            return ["cmdstat_get:" in node.command("INFO", "commandstats").decode()
+                    for node in replicas]
+
+        reads()  # opens the connections
+        self.assertEqual(reads(), [True, SERVER != "valkey-server"])
+
 
 class StartTest(FreshClusterTestCase):
     def test_some_startup_nodes_down(self):

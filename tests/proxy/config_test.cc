@@ -108,6 +108,7 @@ TEST_F(ConfigTest, EveryFlagReachesItsField) {
       "--slots-reload-interval=6s",
       "--backend-connections=7",
       "--read-prefer=2",
+      "--zone=a",
       "--backend-idle-connections=8",
       "--retry-reads=false",
       "--max-redirections=9",
@@ -146,6 +147,7 @@ TEST_F(ConfigTest, EveryFlagReachesItsField) {
   EXPECT_EQ(config->backend_connections, 7u);
   EXPECT_EQ(config->backend_idle_connections, 8u);
   EXPECT_EQ(config->read_prefer, cluster::ReadPrefer::kSameZoneReplica);
+  EXPECT_EQ(config->zone, "a");
   EXPECT_FALSE(config->retry_reads);
   EXPECT_EQ(config->redirections_max, 9);
   EXPECT_EQ(config->cross_slot, CrossSlot::kSplit);
@@ -234,6 +236,8 @@ TEST_F(ConfigTest, ABadValueIsOneLineWithFlagAndValue) {
       {{"--startup-nodes=a b:1"},
        "--startup-nodes: 'a b:1' is not HOST:PORT (10.0.0.1:7001, node-a:7001, [::1]:7001)"},
       {{"--read-prefer=3"}, "--read-prefer: '3' is not 0, 1 or 2"},
+      {{"--read-prefer=2"}, "--read-prefer: '2' needs --zone"},
+      {{"--zone=a", "--read-prefer=1"}, "--zone: 'a' needs --read-prefer 2"},
       {{"--log-level=loud"},
        "--log-level: 'loud' is not one of trace, debug, info, warn, error, off"},
       {{"--debug-addr=8089"}, "--debug-addr: '8089' is not HOST:PORT (127.0.0.1:8089, [::1]:8089)"},

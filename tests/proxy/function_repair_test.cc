@@ -105,7 +105,6 @@ class FunctionRepairTest : public ControlPartTest {
     auto topology = cluster::Topology::FromNodesReply(text, {"127.0.0.1", 1});
     ASSERT_TRUE(topology.ok()) << topology.status();
     state->topology = *topology;
-    state->same_zone.assign(state->endpoints.size(), false);
     repair_->OnTopology(std::move(state));
   }
   void PumpNodes() override {

@@ -230,7 +230,6 @@ TEST_F(TopologyRefreshTest, TheFirstViewIsPublishedWithItsNodesAddresses) {
   const ClusterState& state = *published_[0];
   EXPECT_EQ(state.topology->covered_slots(), 16384);
   EXPECT_THAT(PublishedAddresses(), ElementsAre(a_->address(), b_->address(), c_->address()));
-  EXPECT_EQ(state.same_zone, std::vector<bool>(3, false));
   EXPECT_FALSE(state.server.valkey);
   EXPECT_EQ(state.server.version, "7.0.15");
   EXPECT_EQ(state.server.compatible_redis_version, "7.0.15");

@@ -474,6 +474,10 @@ void FakeNode::ExecuteOnConnection(Connection* connection, absl::string_view nam
                                  ? absl::StrCat("=", text.size() + 4, "\r\ntxt:", text, "\r\n")
                                  : Bulk(text));
   }
+  if (name == "INFO" && args.size() > 1 && args[1] == "server") {
+    return Reply(connection, Bulk(absl::StrCat("# Server\r\navailability_zone:", zone_,
+                                               "\r\nlistener0:name=tcp\r\n")));
+  }
   if (name == "INFO" && args.size() > 1) return Reply(connection, Bulk(ReplicationText()));
   if (name == "WAIT") return Reply(connection, Integer(AskReplicas()));
   if (name == "INFO") {

@@ -140,6 +140,7 @@ class FakeNode final : public Listener::Observer {
   void set_cluster_down(bool down) { cluster_down_ = down; }
   // A replica whose primary can't be reached, and that serves no stale data.
   void set_primary_down(bool down) { primary_down_ = down; }
+  void set_zone(std::string zone) { zone_ = std::move(zone); }
   // A command takes so long; one command after another.
   void set_service_time(Nanos low, Nanos high) {
     service_min_ = low;
@@ -277,6 +278,7 @@ class FakeNode final : public Listener::Observer {
   bool cluster_down_ = false;
   bool rejoining_ = false;  // a restarted primary that has not heard yet what it has missed
   bool primary_down_ = false;
+  std::string zone_;
   double garble_ = 0;
   size_t cut_after_ = 0;
   Nanos service_min_ = 2 * kMicrosecond, service_max_ = 10 * kMicrosecond;

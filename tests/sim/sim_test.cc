@@ -859,6 +859,38 @@ TEST_F(SimTest, ReadsGoToReplicasAndBackToThePrimaryInNeed) {
   EXPECT_THAT(NodeOf("a").journal(), ElementsAre("GET a"));
 }
 
+TEST_F(SimTest, ReadsGoToReplicasInTheProxysZone) {
+  WorldOptions options;
+  options.cluster.replicas = 3;
+  options.configure = [](proxy::Config* config) {
+    config->read_prefer = cluster::ReadPrefer::kSameZoneReplica;
+    config->zone = "here";
+  };
+  Make(options);
+  SimClient* client = world().Connect();
+  ASSERT_EQ(Ask(client, "SET a x"), "+OK\r\n");
+  world().RunFor(2 * kSecond);
+  const std::vector<int> replicas = cluster().ReplicasOf(NodeOf("a").number());
+  ASSERT_EQ(replicas.size(), 3u);
+  for (const int replica : replicas) {
+    cluster().node(replica)->set_zone(replica == replicas[1] ? "here" : "there");
+  }
+  const auto gets = [&](int node) {
+    const auto& journal = cluster().node(node)->journal();
+    return std::count(journal.begin(), journal.end(), "GET a");
+  };
+  // Which zone a node is in is known from the first time that it is connected to.
+  for (int i = 0; i < 20; ++i) ASSERT_EQ(Ask(client, "GET a"), "$1\r\nx\r\n");
+  ClearJournals();
+  for (int i = 0; i < 20; ++i) ASSERT_EQ(Ask(client, "GET a"), "$1\r\nx\r\n");
+  EXPECT_EQ(gets(replicas[1]), 20);
+  // Nobody in the zone: others serve.
+  cluster().node(replicas[1])->set_primary_down(true);
+  cluster().node(replicas[1])->Kill();
+  for (int i = 0; i < 20; ++i) ASSERT_EQ(Ask(client, "GET a"), "$1\r\nx\r\n");
+  EXPECT_GT(gets(replicas[0]) + gets(replicas[2]), 10);
+}
+
 // Scripts were no writes, and a write's time was that of its sending: reads went to replicas that
 // had not got it yet.
 TEST_F(SimTest, AClientReadsWhatItHasWritten) {
