@@ -1,6 +1,7 @@
 #include "tests/sim/oracle.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/escaping.h"
@@ -185,16 +186,11 @@ void Oracle::OnExecuted(const Execution& execution) {
   uint32_t& last = history(execution.key).last_write(request.client);
   if (execution.write) {
     if (execution.authoritative && !(request.forges_redirection && slots_move_)) {
-      // Nobody can end what lies unread at a node that hangs. If the slot leaves it meanwhile and
-      // comes back, it runs when the node goes on.
+      // Nobody can end what lies unread at a node that can't be told to. If another one serves the
+      // slot meanwhile, and it is back before the first one is told, it still runs there.
       if (last >= request.sequence && request.outcome == Outcome::kUnknown &&
           cluster_->CameBackLately(cluster_->keys()->slot(execution.key))) {
-        History& overwritten = history(execution.key);
-        for (const uint64_t write : overwritten.writes) {
-          if (write > execution.id) overwritten.lost.insert(write);
-        }
-        overwritten.any_lost = true;
-        return;
+        return PutBehindWhatRan(execution.id, execution.key);
       }
       if (last >= request.sequence) {
         return Fail(absl::StrCat("executed after the client's ", last, "th on the same key"),
@@ -206,6 +202,19 @@ void Oracle::OnExecuted(const Execution& execution) {
     return;  // too late to be the answer
   }
   request.replies.push_back(Hash(execution.reply));
+}
+
+// The write takes effect now, after those that overtook it: a value shows it there, not where it
+// was issued. Nothing of the others is lost by that.
+void Oracle::PutBehindWhatRan(uint64_t id, uint32_t key) {
+  std::vector<uint64_t>& writes = history(key).writes;
+  const auto ran = [this, key](uint64_t write) {
+    const Request& request = requests_[write - 1];
+    return request.executions[absl::c_find(request.keys, key) - request.keys.begin()] > 0;
+  };
+  const auto late = absl::c_find(writes, id);
+  const auto after_late = std::make_reverse_iterator(late + 1);
+  std::rotate(late, late + 1, std::find_if(writes.rbegin(), after_late, ran).base());
 }
 
 // In this move the key was never missing where the slot comes from, unless that has lost its
@@ -496,6 +505,27 @@ void Oracle::CheckTokens(uint64_t id, uint32_t key, absl::string_view text, uint
   skip_to(0);
 }
 
+// Elements of its client, in order, none missing that was acknowledged.
+void Oracle::CheckList(uint32_t key, const std::vector<std::string>& list) {
+  const History& pushed = history(key);
+  size_t in_order = 0;
+  std::vector<uint64_t> missing;
+  for (const uint64_t write : pushed.writes) {
+    if (in_order < list.size() && LeadingId(list[in_order]) == write) {
+      ++in_order;
+    } else {
+      missing.push_back(write);
+    }
+  }
+  if (in_order < list.size()) return Fail("a list is out of order", LeadingId(list[in_order]));
+  for (const uint64_t write : missing) {
+    if (requests_[write - 1].outcome == Outcome::kDone && !Lost(key, write) &&
+        !pushed.gone.contains(absl::StrCat(write)) && !pushed.any_lost) {
+      Fail("an acknowledged element is missing", write);
+    }
+  }
+}
+
 void Oracle::CheckFinalState() {
   KeyTable* keys = cluster_->keys();
   for (uint32_t key = 0; key < histories_.size() && key < keys->size(); ++key) {
@@ -512,23 +542,7 @@ void Oracle::CheckFinalState() {
     } else if (kind == 'a') {
       CheckTokens(last, key, value == nullptr ? absl::string_view() : value->text, UINT32_MAX);
     } else if (kind == 'l') {
-      size_t at = 0;
-      uint64_t before = 0;
-      if (value != nullptr) {
-        for (const std::string& element : value->list) {
-          const uint64_t pushed = LeadingId(element);
-          if (pushed <= before) Fail("a list is out of order", pushed);
-          before = pushed;
-        }
-        for (const uint64_t write : writes) {
-          while (at < value->list.size() && LeadingId(value->list[at]) < write) ++at;
-          const bool there = at < value->list.size() && LeadingId(value->list[at]) == write;
-          if (!there && requests_[write - 1].outcome == Outcome::kDone && !Lost(key, write) &&
-              !histories_[key].gone.contains(absl::StrCat(write)) && !histories_[key].any_lost) {
-            Fail("an acknowledged element is missing", write);
-          }
-        }
-      }
+      CheckList(key, value == nullptr ? std::vector<std::string>() : value->list);
     }
   }
 }

@@ -125,7 +125,7 @@ class Oracle final : public ExecutionObserver {
   };
 
   struct History {
-    std::vector<uint64_t> writes;           // ids, as issued
+    std::vector<uint64_t> writes;           // ids, as issued, or as late ones took effect
     absl::flat_hash_set<uint64_t> lost;     // by the cluster
     absl::flat_hash_set<std::string> gone;  // elements that were popped
     bool any_lost = false;
@@ -136,6 +136,7 @@ class Oracle final : public ExecutionObserver {
   };
 
   void Fail(absl::string_view what, uint64_t id);
+  void PutBehindWhatRan(uint64_t id, uint32_t key);
   void CheckAskedForEarlierMove(const Execution& execution);
   bool TakeError(uint64_t id, absl::string_view line, absl::string_view forged);
   void CheckDone(uint64_t id, absl::string_view frame);
@@ -147,6 +148,7 @@ class Oracle final : public ExecutionObserver {
   void CheckValue(uint64_t id, uint32_t key, const absl::string_view* value, uint32_t client,
                   uint32_t before);
   void CheckTokens(uint64_t id, uint32_t key, absl::string_view text, uint32_t before);
+  void CheckList(uint32_t key, const std::vector<std::string>& list);
   History& history(uint32_t key);
   bool IsPrivate(uint32_t key) const { return cluster_->keys()->name(key)[0] != 'S'; }
   bool OldReadAllowed(uint32_t key, absl::string_view value) {

@@ -51,6 +51,7 @@ TEST(RegressionTest, WhatHasFailedDoesNotFailAgain) {
       {20363, 10000},  // the same
       {20814, 10000},  // a delete uncovered what a script that came late after ASKING had left
       {21308, 10000},  // a node that failed twice, long between, counted as away: an older map
+      {22924, 10000},  // an append that ran late, where it may, stood in the wrong place
       {28440, 10000},  // a block waited unread at a slot's target, and ran after a later command
       {30355, 10000}   // a hung node held a read after ASKING until the slot was to come once more
   };
