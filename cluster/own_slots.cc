@@ -11,6 +11,7 @@ absl::StatusOr<OwnSlots> OwnSlots::FromNodesReply(absl::string_view reply) {
   OwnSlots own;
   own.slots_ = std::move(line->slots);
   own.moving_ = std::move(line->moving);
+  own.config_epoch_ = line->node.config_epoch;
   return own;
 }
 

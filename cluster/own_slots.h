@@ -5,6 +5,7 @@
 // What a node says of its own slots in its CLUSTER NODES reply: which it serves, and which are on
 // the move. Cheaper than a whole topology, and the only place where moves are told.
 
+#include <cstdint>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -24,10 +25,14 @@ class OwnSlots {
   bool Owns(Slot slot) const;
   // The mark of a slot on the move, or null.
   const MovingSlot* FindMoving(Slot slot) const;
+  // A node that gets a slot from another takes a new one, greater than the other's: while it stays
+  // the same, a slot that the node has cannot have left it and come back.
+  uint64_t config_epoch() const { return config_epoch_; }
 
  private:
   std::vector<internal::SlotRange> slots_;
   std::vector<MovingSlot> moving_;
+  uint64_t config_epoch_ = 0;
 };
 
 }  // namespace cluster

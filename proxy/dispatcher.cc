@@ -906,6 +906,7 @@ bool Dispatcher::OnNoScript(Request* request, Backend* backend, absl::string_vie
 void Dispatcher::WaitAndRetry(Request* request, absl::string_view line) {
   Hold* hold = EnsureHold(request);
   hold->refused = true;
+  if (Ask* ask = request->ask(); ask != nullptr) ask->refused = true;
   hold->error = std::string(line);
   request->redirections = 0;  // it is time that bounds this, and each round may need an ASK
   hold->not_before = worker_->now() + worker_->Jitter(NextBackoff(hold));

@@ -64,7 +64,9 @@ struct Ask {
   bool gone = false;
   bool handed_over = false;  // some byte of it may have reached the node
   bool cut = false;          // the reply was longer than is kept: Procedure::reply_bytes_max
-  io::Rope reply;            // whole, from the node or an error of the proxy
+  // Was not taken at first (LOADING) and went again: later ones of its step may have run before it.
+  bool refused = false;
+  io::Rope reply;  // whole, from the node or an error of the proxy
 
   bool failed() const { return !reply.empty() && IsErrorType(reply.slices()[0].data()[0]); }
   // Without the type and the line end.

@@ -36,8 +36,6 @@ constexpr size_t kTypesAtATime = 512;
 // Where the topology is behind, nodes are taken at their word on who has the slot so often; after
 // that, a new topology is waited for.
 constexpr int kHintsMax = 5;
-// A target that does not take its slot is asked so often before it is taken at its word.
-constexpr int kTargetDoubtsMax = 4;
 
 constexpr absl::string_view kBadReply = "ERR proxy: backend protocol error (outcome unknown)";
 
@@ -87,13 +85,15 @@ class Scan final : public Procedure {
     std::string id;
     std::string name;
     uint16_t number = 0;
-    size_t view = 0;  // its ask for CLUSTER NODES, which comes after all others to it
+    uint64_t epoch = 0;  // its config epoch, by the topology
+    size_t view = 0;     // its ask for CLUSTER NODES, which comes after all others to it
     cluster::OwnSlots own;
   };
   // A slot that has keys, to be read.
   struct Part {
     int slot = 0;
     std::string node_id;
+    uint64_t epoch = 0;  // of the node, which had the slot then
   };
 
   void Restart(Step* step, uint64_t refresh_ask);
@@ -108,6 +108,7 @@ class Scan final : public Procedure {
   void TakeTypes(Step* step);
   void Doubt(Step* step, int slot, absl::string_view node_id, std::string owner);
   bool DoubtsForTooLong(const Step& step);
+  bool HadBefore(const Node& node, int slot) const;
   std::string OwnerByView(const Step& step, const Node& node, int slot) const;
   cluster::NodeIndex OwnerOf(const Worker& worker, int slot) const;
   void TooLarge(Step* step, int slot);
@@ -130,7 +131,6 @@ class Scan final : public Procedure {
   int window_ = kWindowMin;
   int64_t keys_expected_ = 0;
   int doubts_ = 0;
-  int target_doubts_ = 0;
   absl::Time doubts_since_ = absl::InfiniteFuture();
   int hint_slot_ = -1;       // of this slot, a node has said …
   std::string hint_owner_;   // … that this one has it, whatever the topology says
@@ -138,6 +138,7 @@ class Scan final : public Procedure {
 
   // Of the step that is under way.
   std::vector<Node> nodes_;
+  std::vector<Node> nodes_before_;  // of the one before it
   struct Asked {
     Kind kind = Kind::kNone;
     int slot = 0;
@@ -149,6 +150,7 @@ class Scan final : public Procedure {
   // have gone back. What both have is told once.
   int moving_slot_ = 0;
   std::string source_id_;
+  uint64_t source_epoch_ = 0;
   std::string target_id_;
   absl::flat_hash_set<std::string> moving_keys_;
 
@@ -161,16 +163,17 @@ class Scan final : public Procedure {
 // --- steps
 
 void Scan::Next(Step* step) {
-  bool gone = false;
+  bool again = false;
   bool failed = false;
   for (const Ask& ask : step->asks) {
-    gone |= ask.gone;
+    // Planned by a topology that is over; or not read before its node's view.
+    again |= ask.gone || (ask.refused && phase_ != Phase::kTypes);
     failed |= ask.failed();
   }
   if (failed) return step->AnswerError(FailureLine(step->asks, false));
   if (step->asks.empty()) return begin_ < options_.end ? PlanCount(step, 0) : End(step);
-  if (gone) {
-    // Planned by a topology that is over: once more from where all is read.
+  if (again) {
+    // Once more from where all is read.
     hint_slot_ = -1;
     if (DoubtsForTooLong(*step)) {
       return step->AnswerError(
@@ -195,7 +198,7 @@ void Scan::Next(Step* step) {
 void Scan::BeginStep(Step* step, Phase phase) {
   phase_ = phase;
   step->asks.clear();
-  nodes_.clear();
+  nodes_before_ = std::exchange(nodes_, {});
   asked_.clear();
 }
 
@@ -209,6 +212,7 @@ size_t Scan::NodeFor(const cluster::Topology& topology, cluster::NodeIndex index
   nodes_.back().id = node.id;
   nodes_.back().name = NodeName(topology, index);
   nodes_.back().number = index;
+  nodes_.back().epoch = node.config_epoch;
   return nodes_.size() - 1;
 }
 
@@ -300,7 +304,10 @@ void Scan::TakeCount(Step* step) {
       break;
     }
     const bool moving = node.own.FindMoving(static_cast<cluster::Slot>(slot)) != nullptr;
-    if (count > 0 || moving) parts_.push_back({slot, node.id});
+    // One that it has got only now may have been empty here while its keys were elsewhere.
+    if (count > 0 || moving || !HadBefore(node, slot)) {
+      parts_.push_back({slot, node.id, node.own.config_epoch()});
+    }
     keys_expected_ += count;
     counted_to_ = slot + 1;
     ++counted_;
@@ -319,6 +326,16 @@ void Scan::TakeCount(Step* step) {
   }
   window_ = std::min(window_ * 4, kWindowMax);
   PlanCount(step, 0);
+}
+
+// The node had the slot before the step began, and has not lost it since.
+bool Scan::HadBefore(const Node& node, int slot) const {
+  const uint64_t epoch = node.own.config_epoch();
+  if (slot != hint_slot_ && epoch == node.epoch) return true;
+  return std::any_of(nodes_before_.begin(), nodes_before_.end(), [&](const Node& before) {
+    return before.id == node.id && before.own.Owns(static_cast<cluster::Slot>(slot)) &&
+           before.own.config_epoch() == epoch;
+  });
 }
 
 void Scan::PlanKeys(Step* step) {
@@ -342,6 +359,7 @@ void Scan::TakeKeys(Step* step) {
     if (!node.own.Owns(static_cast<cluster::Slot>(slot))) {
       return Doubt(step, slot, node.id, OwnerByView(*step, node, slot));
     }
+    if (node.own.config_epoch() != parts_[i].epoch) return Doubt(step, slot, node.id, node.id);
     int64_t count = 0;
     std::vector<std::string> keys;
     if (!AddKeys(step->asks[i], &count, &keys)) return step->AnswerError(kBadReply);
@@ -351,6 +369,7 @@ void Scan::TakeKeys(Step* step) {
     if (moving != nullptr) {
       moving_slot_ = slot;
       source_id_ = node.id;
+      source_epoch_ = node.own.config_epoch();
       target_id_ = moving->other_id;
       moving_keys_.clear();
       for (std::string& key : keys) moving_keys_.insert(std::move(key));
@@ -385,17 +404,30 @@ void Scan::TakeTarget(Step* step) {
   const auto slot = static_cast<cluster::Slot>(moving_slot_);
   const cluster::OwnSlots& own = nodes_[0].own;
   const cluster::MovingSlot* moving = own.FindMoving(slot);
-  const bool takes = own.Owns(slot) ? moving == nullptr : moving != nullptr && moving->importing;
-  // A node that does not take the slot has none of its keys for anybody: a move that was given up,
-  // once that is what they go on to say.
-  if (!takes && ++target_doubts_ < kTargetDoubtsMax) {
-    return Doubt(step, moving_slot_, source_id_, "");
+  const bool takes =
+      !own.Owns(slot) && moving != nullptr && moving->importing && moving->other_id == source_id_;
+  if (!takes) {
+    // It has none of the slot's keys for anybody. If it, too, says that the slot is the source's,
+    // the move was given up; else the source does not know yet that it is over.
+    std::string owner = own.Owns(slot) ? target_id_ : OwnerByView(*step, nodes_[0], moving_slot_);
+    if (owner != source_id_) return Doubt(step, moving_slot_, source_id_, std::move(owner));
   }
   for (std::string& key : keys) moving_keys_.insert(std::move(key));
   PlanSlotAt(step, Phase::kSourceAgain, source_id_);
 }
 
 void Scan::TakeSourceAgain(Step* step) {
+  if (!TakeViews(step)) return step->AnswerError(kBadReply);
+  const auto slot = static_cast<cluster::Slot>(moving_slot_);
+  const cluster::OwnSlots& own = nodes_[0].own;
+  const cluster::MovingSlot* moving = own.FindMoving(slot);
+  if (!own.Owns(slot)) {
+    return Doubt(step, moving_slot_, source_id_, OwnerByView(*step, nodes_[0], moving_slot_));
+  }
+  // All the time it was this move, and no other one.
+  if (own.config_epoch() != source_epoch_ || moving == nullptr || moving->other_id != target_id_) {
+    return Doubt(step, moving_slot_, source_id_, source_id_);
+  }
   int64_t count = 0;
   std::vector<std::string> keys;
   if (!AddKeys(step->asks[0], &count, &keys)) return step->AnswerError(kBadReply);
@@ -450,7 +482,8 @@ void Scan::Doubt(Step* step, int slot, absl::string_view node_id, std::string ow
         absl::StrCat("CLUSTERDOWN proxy: the nodes do not agree on the owner of slot ", slot,
                      " (outcome unknown)"));
   }
-  if (!owner.empty() && owner != node_id && ++doubts_ <= kHintsMax) {
+  if (owner == node_id) return Restart(step, 0);  // it has it, but not all the time
+  if (!owner.empty() && ++doubts_ <= kHintsMax) {
     hint_slot_ = slot;
     hint_owner_ = std::move(owner);
     step->worker->HintRefresh(node_id);

@@ -25,6 +25,7 @@ TEST(OwnSlotsTest, OnlyTheLineOfTheNodeItselfCounts) {
   ASSERT_NE(own->FindMoving(7), nullptr);
   EXPECT_TRUE(own->FindMoving(7)->importing);
   EXPECT_EQ(own->FindMoving(100), nullptr);
+  EXPECT_EQ(own->config_epoch(), 2u);
 }
 
 TEST(OwnSlotsTest, AReplicaHasNoSlots) {

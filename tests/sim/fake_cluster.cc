@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <limits>
 #include <set>
 
 #include "absl/algorithm/container.h"
@@ -478,6 +479,9 @@ void FakeNode::ExecuteOnConnection(Connection* connection, absl::string_view nam
     return Reply(connection, Bulk(absl::StrCat("# Server\r\navailability_zone:", zone_,
                                                "\r\nlistener0:name=tcp\r\n")));
   }
+  if (name == "CLUSTER COUNTKEYSINSLOT" || name == "CLUSTER GETKEYSINSLOT") {
+    return Reply(connection, KeysInSlot(args));
+  }
   if (name == "INFO" && args.size() > 1) return Reply(connection, Bulk(ReplicationText()));
   if (name == "WAIT") return Reply(connection, Integer(AskReplicas()));
   if (name == "INFO") {
@@ -573,6 +577,21 @@ std::string FakeNode::RunOnAllKeys(absl::string_view name) {
     return "+OK\r\n";
   }
   return name == "DBSIZE" ? Integer(count) : absl::StrCat("*", count, "\r\n", elements);
+}
+
+// CLUSTER COUNTKEYSINSLOT and GETKEYSINSLOT tell what is here, whoever has the slot.
+std::string FakeNode::KeysInSlot(const Args& args) {
+  if (loading_) return ErrorLine(kLoading);
+  const bool all = args.size() < 4;
+  const int64_t limit = all ? std::numeric_limits<int64_t>::max() : ToInt(args[3]);
+  int64_t count = 0;
+  std::string elements;
+  for (const uint32_t key : cluster_->keys_.keys_of(static_cast<cluster::Slot>(ToInt(args[2])))) {
+    if (count == limit || Find(key) == nullptr) continue;
+    ++count;
+    absl::StrAppend(&elements, Bulk(cluster_->keys_.name(key)));
+  }
+  return all ? Integer(count) : absl::StrCat("*", count, "\r\n", elements);
 }
 
 // --- publish and subscribe

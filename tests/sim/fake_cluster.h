@@ -207,6 +207,7 @@ class FakeNode final : public Listener::Observer {
   std::string ReplicationText();
   int64_t AskReplicas();
   std::string RunOnAllKeys(absl::string_view name);
+  std::string KeysInSlot(const Args& args);
   std::string RunOnScripts(absl::string_view name, const Args& args);
   std::string NoScript(absl::string_view name, const Args& args) const;
   bool ExecutePubSub(Connection* connection, absl::string_view name, const Args& args);
