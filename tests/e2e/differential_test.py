@@ -2,12 +2,38 @@
 replies, by tools/differential."""
 
 import os
+import random
 import re
 import subprocess
 import sys
 
 from harness import BINARY, FULL, ROOT, SANITIZED, SERVER, require_server, seconds, unittest
+from command_table import servers
 from command_table.table import over_slots
+from differ.requests import Generator
+
+
+def command(name, *arguments):
+    """What a server might say of it."""
+    return servers.Command([name.lower(), -1, [], 0, 0, 0, [], [], [], []],
+                           {"group": "server", "arguments": list(arguments)})
+
+
+class GeneratorTest(unittest.TestCase):
+    def words_of(self, name, *arguments):
+        """All arguments of many requests."""
+        generator = Generator(random.Random(1), {name: command(name, *arguments)}, frozenset(),
+                              lambda number: 2)
+        return [word for _ in range(5000) for word in generator.by_tree(name).args]
+
+    def test_what_a_server_writes_into_an_error_as_it_is_ends_no_line(self):
+        text = ["name", "library-name-pattern", "type", "string"]
+        words = self.words_of("FUNCTION|LIST", text + ["token", "LIBRARYNAME"],
+                              ["name", "withcode", "type", "pure-token", "token", "WITHCODE"])
+        self.assertIn(b"hello", words)
+        self.assertFalse([word for word in words if b"\r" in word or b"\n" in word])
+        # Of others such bytes are wanted.
+        self.assertIn(b"\r\n", self.words_of("ECHO", text))
 
 
 class DifferentialTest(unittest.TestCase):
