@@ -8,10 +8,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "proxy/backend_pool.h"
 #include "proxy/client.h"
+#include "proxy/forging.h"
 #include "proxy/worker.h"
 #include "resp/views.h"
 
@@ -25,8 +24,8 @@ constexpr absl::string_view kExec = "*1\r\n$4\r\nEXEC\r\n";
 constexpr size_t kLargeReplyBytes = 64 << 10;
 // A blocking command's own timeout, or the news that its slot has left, and so much more (L11).
 constexpr absl::Duration kBlockedGrace = absl::Seconds(1);
-// A handshake is quick or the node is not well.
-constexpr absl::Duration kHandshakeTimeoutMax = absl::Seconds(1);
+// Each reply of a handshake is quick or the node is not well.
+constexpr absl::Duration kHandshakeReplyTimeoutMax = absl::Seconds(1);
 constexpr size_t kHandshakeFrameBytesMax = 64 << 10;
 
 constexpr absl::string_view kTimeoutError = "ERR proxy: backend timeout (outcome unknown)";
@@ -39,14 +38,8 @@ bool IsTolerableRefusal(absl::string_view line) {
          absl::StartsWith(line, "BUSY ");
 }
 
-// What INFO says of the node's zone (Valkey, if its availability-zone is set); else empty.
-absl::string_view ZoneIn(absl::string_view frame) {
-  absl::string_view text;
-  if (resp::IsErrorFrame(frame) || !resp::ParseText(frame, &text)) return absl::string_view();
-  for (absl::string_view line : absl::StrSplit(text, "\r\n")) {
-    if (absl::ConsumePrefix(&line, "availability_zone:")) return line;
-  }
-  return absl::string_view();
+Forging ForgingBy(const Request& request) {
+  return request.is_burst ? request.transaction->burst->forging : ForgingOf(*request.command);
 }
 
 }  // namespace
@@ -98,7 +91,6 @@ void Backend::OnConnect(const io::Completion& completion) {
   if (state_ == State::kClosing) return Settle();
   if (result < 0) return Fail(Failure::kConnect, strerror(-result));
   Become(State::kHandshake);
-  timer_.Set(worker_->now() + std::min(kHandshakeTimeoutMax, worker_->config().reply_timeout));
   SendHandshake();
   connection_.StartRecv();
   connection_.Flush();
@@ -122,14 +114,12 @@ void Backend::SendHandshake() {
     return absl::OkStatus();
   });
   handshake.AddMyId(node_->id, &IsTolerableRefusal);
+  handshake.Add({"INFO", "server"}, [this](absl::string_view frame) {
+    worker_->backends()->NoteInfo(node_, frame);
+    return absl::OkStatus();
+  });
   if (options_.read_only) {
     handshake.AddRequired({"READONLY"});
-    if (!config.zone.empty()) {
-      handshake.Add({"INFO", "server"}, [this](absl::string_view frame) {
-        worker_->backends()->NoteZone(node_, ZoneIn(frame));
-        return absl::OkStatus();
-      });
-    }
   } else {
     // A user without the right to MULTI would run the commands of a burst one by one.
     handshake.Add({"MULTI"}, [this](absl::string_view frame) {
@@ -152,6 +142,11 @@ void Backend::SendHandshake() {
                   });
   }
   connection_.Send(io::CopyToHeap(handshake.TakeCommands()));
+  AwaitHandshakeReply();
+}
+
+void Backend::AwaitHandshakeReply() {
+  timer_.Set(worker_->now() + std::min(kHandshakeReplyTimeoutMax, worker_->config().reply_timeout));
 }
 
 void Backend::TakeHandshake(const io::Slice& data) {
@@ -175,7 +170,12 @@ void Backend::TakeHandshake(const io::Slice& data) {
       return Fail(absl::IsPermissionDenied(status) ? Failure::kAuth : Failure::kHandshake,
                   std::string(status.message()));
     }
-    if (state_ == State::kHandshake && handshake_->done()) FinishHandshake();
+    if (state_ != State::kHandshake) continue;
+    if (handshake_->done()) {
+      FinishHandshake();
+    } else {
+      AwaitHandshakeReply();
+    }
   }
   if (!bytes.empty() && state_ != State::kClosing) Fail(Failure::kProtocol, "surplus reply");
 }
@@ -232,8 +232,14 @@ io::Slice Backend::CopyRequest(const io::Rope& frame) {
   return arena_.Commit(frame.size());
 }
 
+// A script, for a node of which nothing was known when the way was chosen.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline bool Backend::MustGoApart(const Request& request) const {
+  return ABSL_PREDICT_FALSE(node_->forges) && !options_.is_private && !request.is_script_repair &&
+         ForgingBy(request) != Forging::kNobody;
+}
+
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Backend::GiveOrQueue(Request* request) {
-  if (unsent_.empty() && MayGive()) {
+  if (unsent_.empty() && MayGive() && !MustGoApart(*request)) {
     Give(request);
   } else {
     unsent_.Push(request);
@@ -323,6 +329,12 @@ void Backend::Flush() {
     }
     if (request->asking && request->hold != nullptr && request->hold->AskIsStale(worker_->now())) {
       GiveBack(request);  // the connection took too long to open
+      dropped = true;
+      continue;
+    }
+    if (MustGoApart(*request)) {
+      request->private_connection = request->force_primary = true;
+      GiveBack(request);
       dropped = true;
       continue;
     }
@@ -426,6 +438,8 @@ void Backend::TakeReplies(io::Slice data) {
       const uint64_t missing = scanner_.bytes_missing();
       if (missing > kLargeReplyBytes) connection_.ExpectLarge(missing);
     }
+    const bool ends =
+        ABSL_PREDICT_FALSE(options_.is_private) && complete && MayHaveForged(*request);
     if (request->client != nullptr) {
       const bool large = scanner_.frame_bytes() + scanner_.bytes_missing() > kLargeReplyBytes;
       request->client->OnReplyPiece(request, data.buffer(), piece, complete, large);
@@ -435,8 +449,18 @@ void Backend::TakeReplies(io::Slice data) {
     } else if (complete) {
       worker_->requests()->Give(request);
     }
+    if (ends) return Fail(Failure::kRetired, "");  // whatever is left of it is nobody's
   }
   AfterReply();
+}
+
+// Of the request whose reply is complete: there may be more behind it.
+bool Backend::MayHaveForged(const Request& request) const {
+  const Forging forging = ForgingBy(request);
+  if (forging == Forging::kNobody) return false;
+  if (!request.is_burst) return scanner_.type() == '-';
+  // EXEC's array may have errors anywhere in it, and have ended in one of them.
+  return forging == Forging::kAnyServer || node_->forges;
 }
 
 void Backend::AfterReply() {
@@ -675,10 +699,11 @@ void Backend::Settle() {
   SettleUnsent();
   arena_.Release();
   if (!connection_.closed()) return;
-  NodeBackends* node = node_;
+  NodeBackends* const node = node_;
+  const bool is_private = options_.is_private;
   Become(State::kFree);
   worker_->FreeBackend(this);
-  worker_->backends()->OnBackendFreed(node);
+  worker_->backends()->OnBackendFreed(node, is_private);
 }
 
 void Backend::SettleUnsent() {

@@ -166,11 +166,13 @@ class Backend {
 
   void Become(State next);
   void SendHandshake();
+  void AwaitHandshakeReply();
   void OnFenceList(const OldConnection& old, absl::string_view frame);
   void WarnOfFence(absl::string_view what, absl::string_view line);
   void FinishHandshake();
   void TakeReplies(io::Slice data);
   void TakeHandshake(const io::Slice& data);
+  bool MayHaveForged(const Request& request) const;
   void AfterReply();
   void OnPong(char type);
   void FenceOff();
@@ -180,6 +182,7 @@ class Backend {
     return pending_.size() + 2 <= PendingRing::kEntriesMax &&
            connection_.unsent_bytes() < kGivenBytesMax;
   }
+  bool MustGoApart(const Request& request) const;
   bool MayGive() const;
   void Give(Request* request);
   void GiveBurst(Request* request);

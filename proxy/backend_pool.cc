@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "proxy/forging.h"
+#include "proxy/server_info.h"
 #include "proxy/worker.h"
+#include "resp/views.h"
 
 namespace proxy {
 namespace {
@@ -60,7 +63,7 @@ void BackendPool::Adopt(const ClusterState& state) {
   }
   usable_ = std::make_unique<bool[]>(by_index_.size());
   same_zone_ = std::make_unique<bool[]>(by_index_.size());
-  CopyZones();
+  OnNodesChanged();
   std::vector<std::string> gone;
   for (auto& [id, node] : nodes_) {
     if (node->in_topology) continue;
@@ -139,10 +142,11 @@ Backend* BackendPool::Private(NodeBackends* node, resp::Protocol protocol) {
     --idle_private_count_;
     return backend;
   }
-  if (!MayConnect(*node)) return nullptr;
+  if (LoansFull() || !MayConnect(*node)) return nullptr;
   Backend::Options options;
   options.protocol = protocol;
   options.is_private = true;
+  ++private_count_;
   Backend* opened = Open(node, options);
   return opened->usable() ? opened : nullptr;
 }
@@ -160,14 +164,30 @@ bool BackendPool::LeasesFull() const {
   return leases_ >= worker_->config().private_connections_max;
 }
 
-void BackendPool::CopyZones() {
-  std::transform(by_index_.begin(), by_index_.end(), same_zone_.get(),
-                 [](const NodeBackends* node) { return node != nullptr && node->near; });
+bool BackendPool::LoansFull() const {
+  return private_count_ - idle_private_count_ - leases_ >=
+         worker_->config().private_connections_max;
 }
 
-void BackendPool::NoteZone(NodeBackends* node, absl::string_view zone) {
-  node->near = zone == worker_->config().zone;
-  CopyZones();
+void BackendPool::OnNodesChanged() {
+  std::transform(by_index_.begin(), by_index_.end(), same_zone_.get(),
+                 [](const NodeBackends* node) { return node != nullptr && node->near; });
+  forges_ = std::any_of(by_index_.begin(), by_index_.end(),
+                        [](const NodeBackends* node) { return node != nullptr && node->forges; });
+}
+
+void BackendPool::NoteInfo(NodeBackends* node, absl::string_view frame) {
+  absl::string_view text;
+  if (!resp::ParseText(frame, &text)) {
+    // No right to INFO, or busy: it is what it was.
+    if (node->info_known) return;
+    text = absl::string_view();
+  }
+  node->info_known = true;
+  node->near = InfoField(text, "availability_zone") == worker_->config().zone;
+  const absl::optional<ServerInfo> server = ReadServerInfo(frame);
+  node->forges = !server.has_value() || IsForgedByScripts(*server);
+  OnNodesChanged();
 }
 
 void BackendPool::UnblockSlot(NodeBackends* node, cluster::Slot slot) {
@@ -242,8 +262,9 @@ void BackendPool::Forget(Backend* backend) {
   }
 }
 
-void BackendPool::OnBackendFreed(NodeBackends* node) {
+void BackendPool::OnBackendFreed(NodeBackends* node, bool is_private) {
   --node->backends;
+  if (is_private) --private_count_;
   if (node->MayBeForgotten()) nodes_.erase(std::string(node->id));
 }
 

@@ -31,7 +31,10 @@ struct NodeBackends {
   cluster::NodeAddress address;           // for MOVED with an empty host, and the log
   absl::optional<io::Endpoint> endpoint;  // none: its name is not resolved
   bool in_topology = true;
-  bool near = true;  // in the proxy's zone, or it has not said yet (--read-prefer 2)
+  // By its INFO, which it has not told yet:
+  bool info_known = false;
+  bool near = true;     // it is in the proxy's zone (--read-prefer 2)
+  bool forges = false;  // scripts can make it send what looks like other replies (proxy/forging.h)
 
   // [protocol 2, 3][primary, read-only][number]; null: not open. Borrowed from the worker's table.
   std::array<std::array<std::vector<Backend*>, 2>, 2> shared;
@@ -74,8 +77,10 @@ class BackendPool {
   absl::Span<const bool> same_zone() const {
     return absl::MakeConstSpan(same_zone_.get(), by_index_.size());
   }
-  // The node has said.
-  void NoteZone(NodeBackends* node, absl::string_view zone);
+  // The node's reply to INFO server.
+  void NoteInfo(NodeBackends* node, absl::string_view frame);
+  // A node of the topology forges: scripts go on private connections.
+  bool forges() const { return forges_; }
 
   // For longer than any request would wait.
   bool IsDownForLong(const NodeBackends& node) const;
@@ -86,7 +91,7 @@ class BackendPool {
   // By number of the shard in the adopted topology: the shared connection to its primary for all of
   // its slots, if that is open; else null. Valid while the route epoch is the same.
   absl::Span<Backend* const> OpenPrimaries(resp::Protocol protocol);
-  // A private connection that owes nothing; null as above.
+  // A private connection that owes nothing; null as above, and while too many are out on loan.
   Backend* Private(NodeBackends* node, resp::Protocol protocol);
   // For a connection of another kind, which its owner opens: true if it may do so now, which then
   // counts as a connect. Else *not_before says when to try again. The node has an endpoint.
@@ -97,6 +102,8 @@ class BackendPool {
   // So many private connections stay with one client; LeasesFull: no more may.
   void NoteLease(int change) { leases_ += static_cast<uint32_t>(change); }
   bool LeasesFull() const;
+  // So many have one request each.
+  bool LoansFull() const;
   // What waits at the node for something in the slot is to ask anew: the slot is leaving.
   void UnblockSlot(NodeBackends* node, cluster::Slot slot);
   // What waits at a node for something in a slot that the node does not own any more.
@@ -105,7 +112,7 @@ class BackendPool {
   // From backends: it takes no new requests any more.
   void Forget(Backend* backend);
   // It is gone altogether.
-  void OnBackendFreed(NodeBackends* node);
+  void OnBackendFreed(NodeBackends* node, bool is_private);
   void OnConnectFailed(NodeBackends* node);
   // It broke, after it was open.
   void OnLost(NodeBackends* node);
@@ -123,7 +130,7 @@ class BackendPool {
  private:
   bool MayConnect(const NodeBackends& node) const;
   void FindOpenPrimaries();
-  void CopyZones();
+  void OnNodesChanged();
   Backend* Open(NodeBackends* node, const Backend::Options& options);
   void NoteConnect(NodeBackends* node);
   // Those for which `which` is true.
@@ -142,6 +149,8 @@ class BackendPool {
   std::unique_ptr<bool[]> same_zone_;                    // the same
   uint32_t idle_private_count_ = 0;
   uint32_t leases_ = 0;
+  uint32_t private_count_ = 0;  // of all private ones: on lease, on loan, idle
+  bool forges_ = false;
   absl::Time unblocked_at_ = absl::InfinitePast();
   cluster::Slot unblocked_slot_ = 0;
   io::Timer fence_timer_;

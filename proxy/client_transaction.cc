@@ -251,7 +251,10 @@ void Client::QueueCommand(const cluster::CommandSpec& command, const resp::Piece
       if (cluster::FindKeyIndexes(command, args.views(), &keys) == cluster::KeySearch::kInvalid) {
         keys.clear();
       }
-      if (command.is_script()) NoteScript(command, args.views());
+      if (command.is_script()) {
+        transaction_->NoteForging(ForgingOf(command, args.views()));
+        NoteScript(command, args.views());
+      }
       cluster::Slot slot = 0;
       const bool over_slots = worker_->config().cross_slot == CrossSlot::kSplit;
       const bool one_slot = cluster::CommonSlot(args.views(), keys, &slot);

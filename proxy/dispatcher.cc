@@ -14,6 +14,7 @@
 #include "proxy/backend.h"
 #include "proxy/backend_pool.h"
 #include "proxy/client.h"
+#include "proxy/forging.h"
 #include "proxy/split_request.h"
 #include "proxy/worker.h"
 
@@ -146,7 +147,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Dispatcher::Send(Request* request, cons
   request->asking = request->hold != nullptr && request->hold->ask;
   if (ABSL_PREDICT_FALSE(request->private_connection)) PreparePrivate(request, route.backend);
   if (!request->command->is_read_only()) client->NoteWrite(worker_->now());
-  if (ABSL_PREDICT_FALSE(request->is_burst)) {
+  if (ABSL_PREDICT_FALSE(request->is_burst || request->private_connection)) {
     worker_->script_repairs()->GiveBefore(*request, route.backend);
   }
   route.backend->Enqueue(request);
@@ -157,6 +158,9 @@ bool Dispatcher::Start(Request* request, const io::Rope& frame) {
   request->read = command.is_read_only();
   const size_t bytes = frame.size();
   request->private_connection |= bytes > kSharedRequestBytesMax;
+  if (ABSL_PREDICT_FALSE(MayForge(*request, frame))) {
+    request->private_connection = request->force_primary = true;
+  }
   bool barrier_closed =
       request->barrier && request->client->in_flight + request->client->waiting > 0;
   if (ABSL_PREDICT_FALSE(barrier_closed) && MayFollow(*request)) {
@@ -215,8 +219,9 @@ void Dispatcher::StartAsk(Request* request, const Ask& ask) {
   // What may run for long must not stop others behind it, nor wait for them: it may be there to end
   // what they wait for.
   constexpr uint32_t kApart = cluster::kFlagSlow | cluster::kFlagAllowBusy;
-  request->private_connection =
-      (request->command->flags & kApart) != 0 || ask.frame.size() > kSharedRequestBytesMax;
+  request->private_connection = (request->command->flags & kApart) != 0 ||
+                                ForgingOf(*request->command) != Forging::kNobody ||
+                                ask.frame.size() > kSharedRequestBytesMax;
   if (ask.is_burst || ask.watch != nullptr) {
     request->transaction = std::make_unique<TransactionPart>();
     request->transaction->watch = ask.watch;
@@ -232,6 +237,10 @@ void Dispatcher::StartAsk(Request* request, const Ask& ask) {
     }
     request->transaction->burst = std::make_unique<Burst>(
         ask.burst_commands, std::vector<LocalCommand>(), std::move(scripts));
+    if (const TransactionPart* exec = request->parent->transaction.get(); exec != nullptr) {
+      request->transaction->burst->forging = exec->burst->forging;
+      request->private_connection |= MayForge(*request, request->bytes);
+    }
   }
   const absl::Time begin = std::max(worker_->now(), ask.not_before);
   if (begin > worker_->now() || ask.patience < worker_->config().hold_timeout) {
@@ -307,6 +316,18 @@ void Dispatcher::OnWatchOver(Request* request) {
   request->transaction->watch->Release(*worker_, false);
   const bool resp3 = request->protocol == resp::Protocol::kResp3;
   request->client->Answer(request, resp3 ? "_\r\n" : "*-1\r\n");
+}
+
+// The node may send to it what looks like more than one reply.
+bool Dispatcher::MayForge(const Request& request, const io::Rope& frame) {
+  Forging forging = Forging::kNobody;
+  if (ABSL_PREDICT_FALSE(request.is_burst)) {
+    forging = request.transaction->burst->forging;
+  } else if (ABSL_PREDICT_FALSE(ForgingOf(*request.command) != Forging::kNobody)) {
+    forging = ForgingOf(*request.command, ArgList(frame.Views()).views());
+  }
+  return forging == Forging::kAnyServer ||
+         (forging == Forging::kSomeServers && worker_->backends()->forges());
 }
 
 // An error to what may have waited. True: dealt with.

@@ -83,6 +83,7 @@ class Dispatcher {
   bool OnUnblocked(Request* request, absl::string_view line);
   bool OnWatchRefused(Request* request, cluster::ErrorKind kind);
   bool GateOpen(Request* request, const Route& route);
+  bool MayForge(const Request& request, const io::Rope& frame);
   ABSL_ATTRIBUTE_NOINLINE bool MayGoApart(const Request& request);
   bool EarlierInTheWay(const Request& request, const Backend* backend);
   void Send(Request* request, const Route& route);

@@ -382,7 +382,7 @@ std::vector<OptionSection> MakeSections() {
            SecretFile("backend-password-file", &Config::backend_password,
                       "holds the password for connections to nodes"),
            Duration("connect-timeout", &Config::connect_timeout, kShort, absl::Minutes(1),
-                    "to connect to a node, handshake included"),
+                    "to connect to a node; each reply of the handshake has 1 s"),
            Duration("reply-timeout", &Config::reply_timeout, kShort, absl::Hours(1),
                     "for a node's reply"),
            Duration("slow-reply-timeout", &Config::slow_reply_timeout, kShort, absl::Hours(24),

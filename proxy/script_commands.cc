@@ -7,6 +7,7 @@
 #include "proxy/args.h"
 #include "proxy/client.h"
 #include "proxy/every_node.h"
+#include "proxy/forging.h"
 #include "proxy/script_table.h"
 #include "proxy/sha1.h"
 #include "proxy/worker.h"
@@ -76,7 +77,8 @@ void Client::NoteScript(const cluster::CommandSpec& command,
                         absl::Span<const absl::string_view> args) {
   if (absl::StartsWith(command.name, "EVALSHA")) {
     if (IsQueueing()) transaction_->NoteScript(args[1]);
-  } else if (absl::StartsWith(command.name, "EVAL")) {
+  } else if (absl::StartsWith(command.name, "EVAL") &&
+             ForgingOf(command, args) != Forging::kAnyServer) {
     worker_->eval_recorder()->Note(args[1], worker_->now());
   }
 }

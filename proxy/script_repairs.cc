@@ -37,17 +37,15 @@ std::string ScriptName(const Request& request) {
 
 std::shared_ptr<const ScriptRepair> ScriptRepairs::Begin(const Request& request, Backend* backend) {
   const std::string name = absl::AsciiStrToLower(ScriptName(request));
-  // A private one is free for others by now; one that takes nothing new has a successor.
-  if (backend->options().is_private || !backend->usable()) {
+  // To a private one it was given before the call, if its text is known: the script says so itself.
+  if (backend->options().is_private) return nullptr;
+  // One that takes nothing new has a successor.
+  if (!backend->usable()) {
     backend = worker_->backends()->Shared(backend->node(), request.protocol,
                                           backend->options().read_only, request.slot);
   }
   if (backend == nullptr) return nullptr;
-  for (const std::shared_ptr<ScriptRepair>& repair : repairs_) {
-    const bool same_connection = repair->backend_index == backend->index() &&
-                                 repair->backend_generation == backend->generation();
-    if (same_connection && repair->name == name) return repair;
-  }
+  if (auto repair = Find(*backend, name); repair != nullptr) return repair;
   const std::shared_ptr<const std::string> text = table_->Find(name);
   if (text == nullptr || repairs_.size() >= kRepairsMax) return nullptr;
   auto repair = std::make_shared<ScriptRepair>();
@@ -61,23 +59,38 @@ std::shared_ptr<const ScriptRepair> ScriptRepairs::Begin(const Request& request,
   return repair;
 }
 
+std::shared_ptr<ScriptRepair> ScriptRepairs::Find(const Backend& backend,
+                                                  absl::string_view name) const {
+  const auto found = std::find_if(repairs_.begin(), repairs_.end(), [&](const auto& repair) {
+    return repair->backend_index == backend.index() &&
+           repair->backend_generation == backend.generation() && repair->name == name;
+  });
+  return found == repairs_.end() ? nullptr : *found;
+}
+
 void ScriptRepairs::GiveAll(Backend* backend) {
   for (const ScriptTable::Known& script : table_->CalledByName(kGiveAllBytesMax, kGiveAllMax)) {
+    // Its repair, which waited for the connection, asks first whether the node has it.
+    if (Find(*backend, script.name) != nullptr) continue;
     TakeNote(backend->given_scripts(), script.name);
     backend->GiveOwn(Make({nullptr, true, {}}, "LOAD", *script.text));
   }
 }
 
-void ScriptRepairs::GiveBefore(const Request& burst, Backend* backend) {
-  for (const std::string& name : burst.transaction->burst->scripts()) {
-    if (!TakeNote(backend->given_scripts(), name)) continue;
-    const std::shared_ptr<const std::string> text = table_->Find(name);
-    if (text == nullptr) {
-      backend->given_scripts()->when.erase(name);
-      continue;
-    }
-    backend->EnqueueOwn(Make({nullptr, true, {}}, "LOAD", *text));
+void ScriptRepairs::GiveBefore(const Request& request, Backend* backend) {
+  if (request.is_burst) {
+    for (const std::string& name : request.transaction->burst->scripts()) GiveOne(name, backend);
+  } else if (absl::StartsWith(request.command->name, "EVALSHA")) {
+    GiveOne(absl::AsciiStrToLower(ScriptName(request)), backend);
   }
+}
+
+void ScriptRepairs::GiveOne(const std::string& name, Backend* backend) {
+  const std::shared_ptr<const std::string> text = table_->Find(name);
+  if (text == nullptr) return;
+  // Nobody repairs what is missing to a private one.
+  if (!backend->options().is_private && !TakeNote(backend->given_scripts(), name)) return;
+  backend->EnqueueOwn(Make({nullptr, true, {}}, "LOAD", *text));
 }
 
 // False: it was sent lately.

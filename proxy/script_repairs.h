@@ -62,9 +62,11 @@ class ScriptRepairs {
   // scripts that are called by name. Where a node has lost them, all workers' connections have
   // ended, and each worker does so before its own calls.
   void GiveAll(Backend* backend);
-  // Before the burst goes to the connection: it is given the scripts that the burst calls, for what
-  // is refused between MULTI and EXEC can't be sent again.
-  void GiveBefore(const Request& burst, Backend* backend);
+  // Before the request goes to the connection: it is given the scripts that the request calls. For
+  // a burst, since what is refused between MULTI and EXEC can't be sent again; for a call on a
+  // private connection, since several of these are at work at a time: whether the node lacked the
+  // script when the call came can't be known afterwards.
+  void GiveBefore(const Request& request, Backend* backend);
 
   // --- from backends, for requests with is_script_repair
   void OnReplyPiece(Request* request, absl::string_view piece, bool complete);
@@ -79,8 +81,11 @@ class ScriptRepairs {
     std::string reply;                     // so far
   };
 
+  // The one that is under way on the connection; null: none is.
+  std::shared_ptr<ScriptRepair> Find(const Backend& backend, absl::string_view name) const;
   Request* Make(Awaited awaited, absl::string_view subcommand, absl::string_view argument);
   void OnReply(const Awaited& awaited);
+  void GiveOne(const std::string& name, Backend* backend);
   bool TakeNote(GivenScripts* given, const std::string& name);
   void End(ScriptRepair* repair, ScriptRepair::State state);
 

@@ -460,7 +460,7 @@ void SubscriberLink::EndIfClosed() {
   arena_.Release();
   NodeBackends* const node = std::exchange(node_, nullptr);
   Become(State::kIdle);
-  worker_->backends()->OnBackendFreed(node);
+  worker_->backends()->OnBackendFreed(node, false);
   // Not at once: whoever closed it is still at work. A failed connect is spaced by its node.
   if (wanted_) timer_.Set(worker_->now());
 }

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "cluster/slot.h"
+#include "proxy/server_info.h"
 #include "resp/encoder.h"
 #include "resp/views.h"
 
@@ -63,41 +64,6 @@ bool IsLiteral(absl::string_view host) { return io::Endpoint::FromIp(host, 0).ok
 std::string HostOf(const io::Endpoint& endpoint) {
   const auto parts = io::ParseHostPort(endpoint.ToString());
   return parts.ok() ? parts->host : std::string();
-}
-
-// The value of "name:value" in the text of INFO; empty if it is missing or not a plain word.
-std::string InfoField(absl::string_view info, absl::string_view name) {
-  while (!info.empty()) {
-    const size_t end = info.find('\n');
-    absl::string_view line = info.substr(0, end);
-    info.remove_prefix(end == absl::string_view::npos ? info.size() : end + 1);
-    absl::ConsumeSuffix(&line, "\r");
-    if (!absl::ConsumePrefix(&line, name) || !absl::ConsumePrefix(&line, ":")) continue;
-    const bool plain = line.size() <= 32 && std::all_of(line.begin(), line.end(), [](char c) {
-                         return absl::ascii_isalnum(c) || c == '.' || c == '-' || c == '_';
-                       });
-    return plain ? std::string(line) : std::string();
-  }
-  return "";
-}
-
-// Nothing if the node does not say (no right to INFO, for one).
-absl::optional<ServerInfo> ReadServerInfo(absl::string_view server_frame,
-                                          absl::string_view memory_frame) {
-  absl::string_view text;
-  if (!resp::ParseText(server_frame, &text)) return absl::nullopt;
-  ServerInfo info;
-  const std::string redis = InfoField(text, "redis_version");
-  const std::string valkey = InfoField(text, "valkey_version");
-  if (redis.empty() && valkey.empty()) return absl::nullopt;
-  info.valkey = !valkey.empty();
-  info.version = info.valkey ? valkey : redis;
-  info.compatible_redis_version = redis.empty() ? info.version : redis;
-  if (resp::ParseText(memory_frame, &text)) {
-    const std::string policy = InfoField(text, "maxmemory_policy");
-    if (!policy.empty()) info.maxmemory_policy = policy;
-  }
-  return info;
 }
 
 bool SameServer(const ServerInfo& a, const ServerInfo& b) {
@@ -623,7 +589,12 @@ absl::StatusOr<TopologyRefresh::Opinion> TopologyRefresh::ReadReplies(
   if (!view.ok()) return view.status();
   Opinion opinion;
   opinion.view = *std::move(view);
-  opinion.server = ReadServerInfo(replies[1], replies[2]);
+  opinion.server = ReadServerInfo(replies[1]);
+  absl::string_view memory;
+  if (opinion.server.has_value() && resp::ParseText(replies[2], &memory)) {
+    const std::string policy = InfoField(memory, "maxmemory_policy");
+    if (!policy.empty()) opinion.server->maxmemory_policy = policy;
+  }
   const cluster::NodeIndex source = opinion.view->source();
   opinion.node =
       source == cluster::kNoNode ? candidate.endpoint.ToString() : opinion.view->node(source).id;

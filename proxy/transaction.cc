@@ -92,6 +92,7 @@ void Transaction::Drop() {
   part_of_slot_.clear();
   local_.clear();
   scripts_.clear();
+  forging_ = Forging::kNobody;
   unshown.clear();
   charged_ = 0;
 }
@@ -181,7 +182,10 @@ io::Rope Transaction::BurstBytes() const {
 }
 
 std::unique_ptr<Burst> Transaction::MakeBurst() const {
-  return std::make_unique<Burst>(static_cast<uint32_t>(queued_.commands.size()), local_, scripts_);
+  auto burst =
+      std::make_unique<Burst>(static_cast<uint32_t>(queued_.commands.size()), local_, scripts_);
+  burst->forging = forging_;
+  return burst;
 }
 
 void Transaction::ForEachQueued(

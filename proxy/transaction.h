@@ -9,6 +9,7 @@
 // which the burst goes on, too; then nothing is repeated: what a single command would wait for or
 // follow is a null reply, as if a watched key had changed. One worker's thread.
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -24,6 +25,7 @@
 #include "cluster/slot.h"
 #include "cluster/split.h"
 #include "io/slice.h"
+#include "proxy/forging.h"
 #include "resp/encoder.h"
 
 namespace proxy {
@@ -91,6 +93,8 @@ class Burst {
   absl::Span<const LocalCommand> local() const { return local_; }
   // What its EVALSHAs call, by name.
   absl::Span<const std::string> scripts() const { return scripts_; }
+  // Of all of its commands, the most.
+  Forging forging = Forging::kNobody;
 
   // --- when the node has answered: the local commands run, one after the other
   void BeginLocal(io::Rope node_reply) {
@@ -196,6 +200,8 @@ class Transaction {
   // One that is queued calls the script of that name (EVALSHA).
   void NoteScript(absl::string_view name);
 
+  // Of a command that is queued.
+  void NoteForging(Forging forging) { forging_ = std::max(forging_, forging); }
   // Of a command that is queued: it, or what it runs, may change a key.
   void NoteMayWrite() { may_write_ = true; }
   bool may_write() const { return may_write_; }
@@ -235,6 +241,7 @@ class Transaction {
   absl::flat_hash_map<cluster::Slot, uint32_t> part_of_slot_;
   std::vector<LocalCommand> local_;
   std::vector<std::string> scripts_;
+  Forging forging_ = Forging::kNobody;
   size_t charged_ = 0;
 };
 

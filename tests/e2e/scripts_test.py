@@ -3,7 +3,8 @@
 import hashlib
 import sys
 
-from harness import FreshClusterTestCase, RealClusterTestCase, key_slot, keys_in_slots, unittest
+from harness import (FreshClusterTestCase, RealClusterTestCase, key_slot, keys_in_slots, pack,
+                     unittest)
 
 
 def name_of(script):
@@ -74,6 +75,47 @@ class ScriptsTest(RealClusterTestCase):
         self.assert_error(self.connection.command("EVALSHA", name_of(script), 1, key),
                           "NOSCRIPT No matching script.")
         self.assertEqual(self.connection.command("GET", key), b"2")
+
+    def test_what_a_script_says_of_its_failure_is_nobody_elses(self):
+        # Valkey 8.0.1 sends the line ends in it as they are, and both send those in quotes in the
+        # line of a shebang: what follows looks like another reply.
+        others = [self.client(self.proxy) for _ in range(10)]
+        for number, other in enumerate(others):
+            other.command("SET", "{n}%d" % number, number)
+        liar = self.client(self.proxy)
+
+        def check(frames, replies):
+            liar.send_raw(frames)
+            for number, other in enumerate(others):
+                other.send("GET", "{n}%d" % number)
+            for number, other in enumerate(others):
+                self.assertEqual(other.read(), b"%d" % number, frames)
+            return [liar.read() for _ in range(replies)]
+
+        for text in ("+OK", ":1", "$3\\r\\nabc", "*2", "$5000", "$16\\r\\n0123456789abcdef",
+                     "no reply"):
+            for script in ("error('q\\r\\n%s')", "error({err='ERR q\\r\\n%s'})",
+                           "return _G['q\\r\\n%s']", '#!lua "flags=q\\r\\n%s"\nreturn 1',
+                           '#!"q\\r\\n%s"\nreturn 1'):
+                command = pack("EVAL", script % text, 1, "{n}0")
+                for turn in range(5):
+                    for reply in check(command * 3, 3):
+                        self.assertIn("q", str(reply), text)
+        # As a part of another reply.
+        block = pack("MULTI") + pack("EVAL", "error('q\\r\\n+OK')", 1, "{n}0") + pack("EXEC")
+        for turn in range(20):
+            replies = check(block * 3, 9)
+            self.assertEqual(replies[0:2], [b"OK", b"QUEUED"])
+            for reply in replies[2::3]:
+                self.assertIn("q", str(reply[0]))
+        for turn in range(20):
+            for command in (("FUNCTION", "LIST", "q\r\n+OK"),
+                            ("FUNCTION", "LOAD", '#!lua "q\\r\\n+OK"\n'),
+                            ("SCRIPT", "LOAD", '#!lua "flags=q\\r\\n+OK"\nreturn 1')):
+                self.assertIn("q", str(check(pack(*command), 1)[0]))
+            self.assertEqual(others[0].command("FUNCTION", "LIST"), [])
+            self.assertEqual(others[0].command("SCRIPT", "LOAD", "return 1"),
+                             name_of("return 1").encode())
 
 
 class ScriptsOfNewNodesTest(FreshClusterTestCase):

@@ -476,8 +476,7 @@ void FakeNode::ExecuteOnConnection(Connection* connection, absl::string_view nam
                                  : Bulk(text));
   }
   if (name == "INFO" && args.size() > 1 && args[1] == "server") {
-    return Reply(connection, Bulk(absl::StrCat("# Server\r\navailability_zone:", zone_,
-                                               "\r\nlistener0:name=tcp\r\n")));
+    return Reply(connection, Bulk(ServerText()));
   }
   if (name == "CLUSTER COUNTKEYSINSLOT" || name == "CLUSTER GETKEYSINSLOT") {
     return Reply(connection, KeysInSlot(args));
@@ -485,10 +484,7 @@ void FakeNode::ExecuteOnConnection(Connection* connection, absl::string_view nam
   if (name == "INFO" && args.size() > 1) return Reply(connection, Bulk(ReplicationText()));
   if (name == "WAIT") return Reply(connection, Integer(AskReplicas()));
   if (name == "INFO") {
-    std::string text = "# Server\r\nredis_version:7.2.4\r\n";
-    if (cluster_->options_.valkey) absl::StrAppend(&text, "valkey_version:8.0.1\r\n");
-    absl::StrAppend(&text, "redis_mode:cluster\r\nmaxmemory_policy:noeviction\r\n");
-    return Reply(connection, Bulk(text));
+    return Reply(connection, Bulk(absl::StrCat(ServerText(), "maxmemory_policy:noeviction\r\n")));
   }
   if (name == "COMMAND") return Reply(connection, "*0\r\n");
   if (name == "FUNCTION LIST") return Reply(connection, "*0\r\n");
@@ -525,6 +521,15 @@ std::string FakeNode::NoScript(absl::string_view name, const Args& args) const {
   if (name != "EVALSHA" || scripts_.count(absl::AsciiStrToLower(args[1])) > 0) return "";
   return cluster_->options_.valkey ? "NOSCRIPT No matching script."
                                    : "NOSCRIPT No matching script. Please use EVAL.";
+}
+
+// INFO server.
+std::string FakeNode::ServerText() const {
+  const FakeCluster::Options& options = cluster_->options_;
+  std::string text = "# Server\r\nredis_version:7.2.4\r\n";
+  if (options.valkey) absl::StrAppend(&text, "valkey_version:", options.valkey_version, "\r\n");
+  absl::StrAppend(&text, "redis_mode:cluster\r\navailability_zone:", zone_, "\r\n");
+  return text;
 }
 
 // INFO replication.

@@ -204,6 +204,7 @@ class FakeNode final : public Listener::Observer {
   Keys KeysOf(absl::string_view name, const Args& args);
   std::string RunObserved(Connection* connection, absl::string_view name, const Args& args,
                           const Keys& keys, bool asked);
+  std::string ServerText() const;
   std::string ReplicationText();
   int64_t AskReplicas();
   std::string RunOnAllKeys(absl::string_view name);
@@ -301,6 +302,7 @@ class FakeCluster {
     // Between a change and the others' knowledge of it.
     Nanos gossip_min = 100 * kMicrosecond, gossip_max = 50 * kMillisecond;
     bool valkey = true;
+    std::string valkey_version = "8.0.7";
     // Between a PUBLISH and its arrival at another node.
     Nanos bus_min = 50 * kMicrosecond, bus_max = 2 * kMillisecond;
     // Everybody's view has a replica whose address nobody knows.

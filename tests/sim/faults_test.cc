@@ -920,6 +920,7 @@ TEST_F(FaultsTest, B31_ANodeThatWentElsewhereAfterALongAbsenceIsFoundByTheFirstR
   Ask(client, "GET {a}");
   FakeNode& node = NodeOf("a");
   node.Kill();
+  world().RunFor(kMillisecond);  // else it may be sent on the old connection, before that ends
   EXPECT_EQ(Ask(client, "SET a x"), kNoOwner);
   world().RunFor(kSecond);
   const Nanos begin = world().now();

@@ -2,8 +2,11 @@
 // "set" and "get" of their first key, and "fail <error>" after a set.
 
 #include <string>
+#include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "gmock/gmock.h"
 #include "proxy/sha1.h"
 #include "tests/sim/scenario.h"
@@ -12,9 +15,23 @@ namespace sim {
 namespace {
 
 using testing::ElementsAre;
+using testing::EndsWith;
 using testing::IsEmpty;
+using testing::StartsWith;
 
 constexpr absl::string_view kNoScript = "-NOSCRIPT No matching script.\r\n";
+
+size_t Replies(absl::string_view bytes) {
+  size_t count = 0;
+  while (!bytes.empty()) {
+    resp::ReplyScanner scanner;
+    const resp::ScanResult result = scanner.Scan(bytes);
+    if (result.status != resp::ScanStatus::kComplete) break;
+    bytes.remove_prefix(result.consumed);
+    ++count;
+  }
+  return count;
+}
 
 class ScriptsTest : public ScenarioTest {
  protected:
@@ -30,17 +47,6 @@ class ScriptsTest : public ScenarioTest {
     client->Send(frame);
     world().RunUntil([&] { return Replies(client->received()) >= replies; }, 60 * kSecond);
     return client->TakeReceived();
-  }
-  static size_t Replies(absl::string_view bytes) {
-    size_t count = 0;
-    while (!bytes.empty()) {
-      resp::ReplyScanner scanner;
-      const resp::ScanResult result = scanner.Scan(bytes);
-      if (result.status != resp::ScanStatus::kComplete) break;
-      bytes.remove_prefix(result.consumed);
-      ++count;
-    }
-    return count;
   }
   uint64_t repairs() { return world().stats()->Sum(&proxy::WorkerStats::script_repairs); }
   uint64_t AskedNodes(absl::string_view command) {
@@ -110,7 +116,7 @@ TEST_F(ScriptsTest, APipelineOnOneKeyKeepsItsOrder) {
   const std::string pipeline = EvalSha("set", "a", "p") + EvalSha("set", "a", "q") +
                                EvalSha("set", "a", "r") + Command({"GET", "a"});
   EXPECT_EQ(AskFrame(client, pipeline, 4), "+OK\r\n+OK\r\n+OK\r\n$1\r\nr\r\n");
-  EXPECT_THAT(Journal("EVALSHA").size(), 6u);
+  EXPECT_EQ(Journal("EVALSHA").size(), 6u);
   EXPECT_EQ(repairs(), 1u);
 }
 
@@ -132,7 +138,9 @@ TEST_F(ScriptsTest, ANodeThatComesBackHasTheScriptsBeforeItsFirstCall) {
   EXPECT_EQ(Ask(client, "SCRIPT LOAD set"), absl::StrCat("$40\r\n", proxy::Sha1Hex("set"), "\r\n"));
   const int number = NodeOf("a").number();
   cluster().node(number)->Kill();
+  world().RunFor(kMillisecond);  // else it may be sent on an old connection, before that ends
   cluster().Restart(number, false);
+  cluster().SpreadNews();  // a script is not called again after CLUSTERDOWN
   EXPECT_EQ(AskFrame(client, EvalSha("set", "a", "x")), "+OK\r\n");
   EXPECT_THAT(Journal("EVALSHA"), ElementsAre("EVALSHA a"));
   EXPECT_EQ(repairs(), 0u);
@@ -261,6 +269,123 @@ TEST_F(ScriptsTest, ClientsOfBothProtocolsAndThoseThatLeaveShareRepairs) {
   EXPECT_EQ(AskFrame(second, EvalSha("set", "a", "r")), "+OK\r\n");
   world().RunUntilIdle();
   EXPECT_EQ(first->TakeReceived(), "+OK\r\n");
+}
+
+// The servers send what a script says of its failure as it is.
+class ForgingScriptsTest : public ScriptsTest {
+ protected:
+  ForgingScriptsTest() {
+    WorldOptions options;
+    options.cluster.valkey_version = "8.0.1";
+    Make(options);
+  }
+};
+
+TEST_F(ForgingScriptsTest, ScriptsAreKnownToNodesAsElsewhere) {
+  ASSERT_NE(&NodeOf("a"), &NodeOf(kElsewhere));
+  SimClient* client = world().Connect();
+  EXPECT_EQ(Ask(client, "EVAL set 1 a x"), "+OK\r\n");
+  EXPECT_EQ(AskFrame(client, EvalSha("set", kElsewhere, "y")), "+OK\r\n");
+  EXPECT_EQ(Ask(client, "GET b"), "$1\r\ny\r\n");
+  const std::string pipeline = EvalSha("set", "a", "p") + EvalSha("set", "a", "q") +
+                               Command({"SET", "a", "r"}) + EvalSha("set", "a", "s") +
+                               Command({"GET", "a"});
+  EXPECT_EQ(AskFrame(client, pipeline, 5), "+OK\r\n+OK\r\n+OK\r\n+OK\r\n$1\r\ns\r\n");
+  const std::string block =
+      Command({"MULTI"}) + EvalSha("set", "b", "y") + Command({"GET", "b"}) + Command({"EXEC"});
+  const std::string replies = "+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+OK\r\n$1\r\ny\r\n";
+  EXPECT_EQ(AskFrame(client, block, 4), replies);
+  EXPECT_EQ(AskFrame(client, Command({"WATCH", "b"}) + block, 5), "+OK\r\n" + replies);
+  // Past the proxy: each connection is given it again after a while, and when the node lacks it.
+  NodeOf("a").scripts()->clear();
+  EXPECT_EQ(AskFrame(client, EvalSha("set", "a", "t")), "+OK\r\n");
+  const int number = NodeOf("a").number();
+  cluster().node(number)->Kill();
+  world().RunFor(kMillisecond);
+  cluster().Restart(number, false);
+  cluster().SpreadNews();
+  EXPECT_EQ(AskFrame(client, EvalSha("set", "a", "u")), "+OK\r\n");
+  EXPECT_EQ(AskFrame(client, EvalSha("get", "a", "u")), kNoScript);
+}
+
+// Valkey 8.0.1 sends what a script says of its failure as it is: behind a line end it looks like
+// the reply to the next request.
+TEST_F(ForgingScriptsTest, WhatAScriptSaysOfItsFailureIsNobodyElses) {
+  const absl::string_view kTexts[] = {
+      "\r\n+OK",     "\r\n:1",     "\r\n$3\r\nabc", "\r\n*2",   "\r\n$5000",
+      "\r\n$1\r\ny", "\r\n-ERR x", "\r\nno reply",  "\r\n\r\n", "\r\n+a\r\n+b\r\n+c",
+      "\nx",         "\rx"};
+  uint64_t seed = 0;
+  for (const absl::string_view text : kTexts) {
+    SCOPED_TRACE(absl::CEscape(text));
+    WorldOptions options;
+    options.seed = ++seed;
+    options.faults.partial_transfer = options.faults.short_receive = 0.5;
+    options.cluster.valkey_version = "8.0.1";
+    Make(options);
+    // The first ones meet a node of which nothing is known yet.
+    SimClient* liar = world().Connect();
+    SimClient* others[] = {world().Connect(), world().Connect(), world().Connect()};
+    const bool one_line = absl::StrContains(text, "\r\n");
+    const std::string reply = one_line ? "-ERR q\r\n" : std::string(kGarbled);
+    const std::string block = Command({"MULTI"}) +
+                              Command({"EVAL", absl::StrCat("fail ERR q", text), "1", "a", "x"}) +
+                              Command({"EVAL", "set", "1", "a", "x"}) + Command({"EXEC"});
+    for (int turn = 0; turn < 10; ++turn) {
+      liar->Send(Repeated(Command({"EVAL", absl::StrCat("fail ERR q", text), "1", "a", "x"}), 2));
+      for (SimClient* other : others) other->SendCommand("GET {a}none");
+      world().RunUntil([&] { return Replies(liar->received()) == 2; });
+      EXPECT_EQ(liar->TakeReceived(), Repeated(reply, 2));
+      liar->Send(block);
+      for (SimClient* other : others) other->SendCommand("GET {a}none");
+      for (SimClient* other : others) {
+        world().RunUntil([&] { return Replies(other->received()) == 2; });
+        EXPECT_EQ(other->TakeReceived(), "$-1\r\n$-1\r\n");
+      }
+      // The block may wait for more of what it was told of.
+      world().RunUntil([&] { return Replies(liar->received()) == 4; });
+      EXPECT_THAT(liar->TakeReceived(), StartsWith("+OK\r\n+QUEUED\r\n+QUEUED\r\n"));
+    }
+  }
+}
+
+TEST_F(ForgingScriptsTest, ScriptsShareAConnectionWhereTheyCannotForge) {
+  for (const absl::string_view version : {"8.0.1", "8.0.7"}) {
+    WorldOptions options;
+    options.cluster.valkey_version = std::string(version);
+    Make(options);
+    std::vector<SimClient*> clients;
+    for (int i = 0; i < 20; ++i) clients.push_back(world().Connect());
+    EXPECT_EQ(Ask(clients[0], "SET a x"), "+OK\r\n");
+    const auto open = [&] { return world().stats()->Sum(&proxy::WorkerStats::backend_open); };
+    const uint64_t before = open();
+    for (SimClient* client : clients) client->SendCommand("EVAL set 1 a x");
+    world().RunUntil([&] { return clients.back()->received() == "+OK\r\n"; });
+    world().RunFor(kSecond);
+    for (SimClient* client : clients) EXPECT_THAT(client->received(), EndsWith("+OK\r\n"));
+    EXPECT_EQ(open() == before, version == "8.0.7") << version;
+  }
+}
+
+// As many as --private-connections: the others wait for one.
+TEST_F(ForgingScriptsTest, ScriptsOnPrivateConnectionsAreBounded) {
+  WorldOptions options;
+  options.cluster.valkey_version = "8.0.1";
+  options.configure = [](proxy::Config* config) { config->private_connections_max = 3; };
+  Make(options);
+  std::vector<SimClient*> clients;
+  for (int i = 0; i < 40; ++i) clients.push_back(world().Connect());
+  EXPECT_EQ(Ask(clients[0], "SET a x"), "+OK\r\n");
+  clients[0]->TakeReceived();
+  const auto open = [&] { return world().stats()->Sum(&proxy::WorkerStats::backend_open); };
+  const uint64_t before = open();
+  for (SimClient* client : clients) client->SendCommand("EVAL set 1 a x");
+  const auto all_have = [&] {
+    EXPECT_LE(open(), before + 3);
+    return absl::c_all_of(clients, [](SimClient* client) { return !client->received().empty(); });
+  };
+  EXPECT_TRUE(world().RunUntil(all_have));
+  for (SimClient* client : clients) EXPECT_EQ(client->received(), "+OK\r\n");
 }
 
 }  // namespace

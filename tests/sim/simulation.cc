@@ -137,6 +137,8 @@ SimulationResult RunSimulation(const SimulationOptions& options) {
       static_cast<Nanos>(random.Magnitude(100 * kMicrosecond, 20 * kMillisecond));
   if (random.Below(4) == 0) cluster.password = "secret";
   cluster.lost_node = random.Below(4) == 0;
+  // Scripts on private connections.
+  if (random.Below(8) == 0) cluster.valkey_version = "8.0.1";
   const uint32_t requests_max = static_cast<uint32_t>(random.Magnitude(2, 4096));
   const uint64_t zero_copy_min = random.Magnitude(16, 32 << 10);
   const uint32_t backend_connections = random.Below(4) == 0 ? 2 : 1;
