@@ -20,8 +20,6 @@ namespace {
 constexpr absl::string_view kAsking = "*1\r\n$6\r\nASKING\r\n";
 constexpr absl::string_view kPing = "*1\r\n$4\r\nPING\r\n";
 constexpr absl::string_view kExec = "*1\r\n$4\r\nEXEC\r\n";
-// Frames beyond this are received call by call, and streamed to a client that waits for them.
-constexpr size_t kLargeReplyBytes = 64 << 10;
 // A blocking command's own timeout, or the news that its slot has left, and so much more (L11).
 constexpr absl::Duration kBlockedGrace = absl::Seconds(1);
 // Each reply of a handshake is quick or the node is not well.
@@ -441,8 +439,8 @@ void Backend::TakeReplies(io::Slice data) {
     const bool ends =
         ABSL_PREDICT_FALSE(options_.is_private) && complete && MayHaveForged(*request);
     if (request->client != nullptr) {
-      const bool large = scanner_.frame_bytes() + scanner_.bytes_missing() > kLargeReplyBytes;
-      request->client->OnReplyPiece(request, data.buffer(), piece, complete, large);
+      request->client->OnReplyPiece(request, data.buffer(), piece, complete,
+                                    scanner_.frame_bytes() + scanner_.bytes_missing());
       if (state_ == State::kClosing) return;
     } else if (request->is_script_repair) {
       worker_->script_repairs()->OnReplyPiece(request, piece, complete);

@@ -608,11 +608,11 @@ void Client::OnProtocolError(absl::string_view error) {
 // --- replies
 
 void Client::OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::string_view piece,
-                          bool complete, bool large) {
+                          bool complete, uint64_t whole_bytes) {
   if (complete && ABSL_PREDICT_TRUE(EndsQuickly(*request, piece))) {
     TakeQuickReply(request, piece);
   } else {
-    OnAnyReplyPiece(request, buffer, piece, complete, large);
+    OnAnyReplyPiece(request, buffer, piece, complete, whole_bytes);
   }
 }
 
@@ -670,7 +670,9 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Client::KeepQuickReply(Request* request
 
 // Where it looks for more than a small whole reply, EndsQuickly must say no.
 void Client::OnAnyReplyPiece(Request* request, const io::BufferRef& buffer, absl::string_view piece,
-                             bool complete, bool large) {
+                             bool complete, uint64_t whole_bytes) {
+  bool large = whole_bytes > kLargeReplyBytes;
+  const bool part_of_large = whole_bytes >= 4 * kCopyBytes;
   worker_->stats()->payload_bytes_forwarded.Add(piece.size());
   request->reply_bytes += piece.size();
   Backend* const backend = request->backend;
@@ -699,7 +701,7 @@ void Client::OnAnyReplyPiece(Request* request, const io::BufferRef& buffer, absl
   if (request == head_ && (complete || large) && !spliced && ABSL_PREDICT_TRUE(!muted())) {
     // It is its turn: the bytes leave as they come.
     if (request->has_partial_reply) connection_.Send(TakePartialReply(request));
-    connection_.Send(KeepBytes(buffer, piece, large));
+    connection_.Send(KeepBytes(buffer, piece, part_of_large));
     request->streaming = true;
     if (complete) {
       request->bytes.Clear();
@@ -707,7 +709,7 @@ void Client::OnAnyReplyPiece(Request* request, const io::BufferRef& buffer, absl
     }
   } else if (complete) {
     request->bytes = TakePartialReply(request);
-    AppendPiece(buffer, piece, large, &request->bytes);
+    AppendPiece(buffer, piece, part_of_large, &request->bytes);
     if (spliced) return OnBurstReply(request, std::move(request->bytes));
     return Finish(request);
   } else {
@@ -716,7 +718,7 @@ void Client::OnAnyReplyPiece(Request* request, const io::BufferRef& buffer, absl
         !WantsMore(*request)) {
       return;
     }
-    AppendPiece(buffer, piece, large, &request->partial_reply);
+    AppendPiece(buffer, piece, part_of_large, &request->partial_reply);
     request->has_partial_reply = true;
     reply_bytes_ += piece.size();
   }

@@ -69,9 +69,10 @@ class Client {
   void BeginClose();
 
   // --- replies, from backends and the proxy itself
-  // More of the request's reply. `buffer` holds `piece`. Complete ends the reply.
+  // More of the request's reply. `buffer` holds `piece`. Complete ends the reply, which has
+  // `whole_bytes` in all, as far as that is known.
   void OnReplyPiece(Request* request, const io::BufferRef& buffer, absl::string_view piece,
-                    bool complete, bool large);
+                    bool complete, uint64_t whole_bytes);
   // The bytes of a request, to be kept: copied where that is better.
   io::Rope KeepFrame(const io::Rope& frame);
   // The whole reply, made by the proxy.
@@ -228,7 +229,7 @@ class Client {
   void KeepQuickReply(Request* request, absl::string_view reply);
   void FinishFragments(Request* parent);
   void OnAnyReplyPiece(Request* request, const io::BufferRef& buffer, absl::string_view piece,
-                       bool complete, bool large);
+                       bool complete, uint64_t whole_bytes);
   void PopInput();
   void ClearInput();
   void KeepPartial(const io::Slice& piece);

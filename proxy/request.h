@@ -40,6 +40,8 @@ struct ScriptRepair;
 // Less than this is copied: that costs less than another part of a send (measured), and the receive
 // buffer is free at once. More is sent from where it lies.
 constexpr size_t kCopyBytes = 1 << 10;
+// Replies beyond this are received call by call, and streamed to a client that waits for them.
+constexpr uint64_t kLargeReplyBytes = 64 << 10;
 
 // How much waits for one node to which there is no connection.
 struct WaitingCount {

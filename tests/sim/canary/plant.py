@@ -16,12 +16,12 @@ CANARIES = {
     "swapped_replies": (
         "replies go to the requests in the order in which these were sent",
         ("proxy/backend.cc",
-         "    if (request->client != nullptr) {\n      const bool large",
+         "    if (request->client != nullptr) {\n      request->client->OnReplyPiece(",
          "    if (PLANTED && complete && !pending_.empty() && pending_.front().request != nullptr &&\n"
          "        worker_->Random(16) == 0) {\n"
          "      std::swap(request, pending_.front().request);\n"
          "    }\n"
-         "    if (request->client != nullptr) {\n      const bool large")),
+         "    if (request->client != nullptr) {\n      request->client->OnReplyPiece(")),
     "resend_after_send": (
         "what may have been executed is not sent again",
         ("proxy/backend.cc",
