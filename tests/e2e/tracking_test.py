@@ -90,9 +90,10 @@ class TrackingTest(RealClusterTestCase):
 
     def test_messages_are_those_of_a_plain_server(self):
         plain = self.start_plain()
-        proxy = self.start_proxy(self.cluster.addresses, "--workers", "1")
         for steps in (STEPS, FLUSH, OWN_FLUSH):
             for _ in range(3):
+                # Another one would be told of this FLUSHALL by each node, when that gets to it.
+                proxy = self.start_proxy(self.cluster.addresses, "--workers", "1")
                 plain.connect().call("FLUSHALL")
                 self.client(proxy).call("FLUSHALL")
                 expected = self.run_steps(steps, plain.connect)
