@@ -345,7 +345,6 @@ void Backend::Flush() {
   if (state_ == State::kRetired && owed() == 0) Fail(Failure::kRetired, "");
 }
 
-// A reply to what is given to the connection next, so many bytes.
 // The request, and those behind it that must not overtake it, find another way.
 void Backend::GiveBack(Request* request) {
   const Client* client = request->client;

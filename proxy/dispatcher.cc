@@ -320,11 +320,12 @@ void Dispatcher::OnWatchOver(Request* request) {
 
 // The node may send to it what looks like more than one reply.
 bool Dispatcher::MayForge(const Request& request, const io::Rope& frame) {
-  Forging forging = Forging::kNobody;
+  const cluster::CommandSpec& command = *request.command;
+  Forging forging = ForgingOf(command);
   if (ABSL_PREDICT_FALSE(request.is_burst)) {
     forging = request.transaction->burst->forging;
-  } else if (ABSL_PREDICT_FALSE(ForgingOf(*request.command) != Forging::kNobody)) {
-    forging = ForgingOf(*request.command, ArgList(frame.Views()).views());
+  } else if (ABSL_PREDICT_FALSE(forging != Forging::kNobody) && HasScriptText(command)) {
+    forging = ForgingOf(command, ArgList(frame.Views()).views());
   }
   return forging == Forging::kAnyServer ||
          (forging == Forging::kSomeServers && worker_->backends()->forges());

@@ -36,10 +36,8 @@ bool HasOddShebang(absl::string_view script) {
 }  // namespace
 
 Forging ForgingOf(const cluster::CommandSpec& command, absl::Span<const absl::string_view> args) {
-  const Forging forging = ForgingOf(command);
-  if (forging == Forging::kNobody) return forging;
-  const bool odd = std::any_of(args.begin(), args.end(), HasOddShebang);
-  return odd ? Forging::kAnyServer : forging;
+  const bool odd = HasScriptText(command) && args.size() > 1 && HasOddShebang(args[1]);
+  return odd ? Forging::kAnyServer : ForgingOf(command);
 }
 
 bool IsForgedByScripts(const ServerInfo& server) {

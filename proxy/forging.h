@@ -15,6 +15,7 @@
 
 #include <cstdint>
 
+#include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "cluster/command_table.h"
@@ -27,12 +28,17 @@ enum class Forging : uint8_t { kNobody, kSomeServers, kAnyServer };
 
 // By the command alone.
 inline Forging ForgingOf(const cluster::CommandSpec& command) {
-  const bool may = command.is_script() ||
-                   (!command.container.empty() &&
-                    (command.container == "SCRIPT" || command.container == "FUNCTION"));
+  const bool may =
+      command.is_script() || (!command.container.empty() &&
+                              (command.container == "SCRIPT" || command.container == "FUNCTION"));
   return may ? Forging::kSomeServers : Forging::kNobody;
 }
-// By its arguments, too; the first one is the command's name.
+// It has the text of a script as its first argument.
+inline bool HasScriptText(const cluster::CommandSpec& command) {
+  return command.is_script() && absl::StartsWith(command.name, "EVAL") &&
+         !absl::StartsWith(command.name, "EVALSHA");
+}
+// By that text, too; the first one of `args` is the command's name.
 Forging ForgingOf(const cluster::CommandSpec& command, absl::Span<const absl::string_view> args);
 
 // The server sends what scripts say of their failure as it is. Those of unknown versions do.

@@ -86,10 +86,14 @@ void ScriptRepairs::GiveBefore(const Request& request, Backend* backend) {
 }
 
 void ScriptRepairs::GiveOne(const std::string& name, Backend* backend) {
+  // Nobody repairs what is missing to a private one: that is given it each time.
+  const bool shared = !backend->options().is_private;
+  if (shared && !TakeNote(backend->given_scripts(), name)) return;
   const std::shared_ptr<const std::string> text = table_->Find(name);
-  if (text == nullptr) return;
-  // Nobody repairs what is missing to a private one.
-  if (!backend->options().is_private && !TakeNote(backend->given_scripts(), name)) return;
+  if (text == nullptr) {
+    if (shared) backend->given_scripts()->when.erase(name);
+    return;
+  }
   backend->EnqueueOwn(Make({nullptr, true, {}}, "LOAD", *text));
 }
 

@@ -4,10 +4,8 @@
 #include <utility>
 
 #include "absl/base/macros.h"
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "cluster/slot.h"
 #include "proxy/server_info.h"
 #include "resp/encoder.h"

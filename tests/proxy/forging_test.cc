@@ -36,6 +36,12 @@ TEST(ForgingTest, QuotesInTheLineOfAShebangForgeAtAnyServer) {
   }
 }
 
+TEST(ForgingTest, OnlyTheTextOfAScriptIsLookedAt) {
+  EXPECT_EQ(Of("EVAL", {"EVAL", "return 1", "0", "#!\"x\""}), Forging::kSomeServers);
+  EXPECT_EQ(Of("EVALSHA", {"EVALSHA", "#!\"x\"", "0"}), Forging::kSomeServers);
+  EXPECT_EQ(Of("EVAL_RO", {"EVAL_RO", "#!\"x\"", "0"}), Forging::kAnyServer);
+}
+
 TEST(ForgingTest, ServersThatSendWhatScriptsSay) {
   const auto forged = [](bool valkey, absl::string_view version) {
     ServerInfo server;
