@@ -46,11 +46,13 @@ class MeasurementsTest(ProxyTestCase):
         self.assertEqual(len(results["rounds"]), 2)
         for row in results["rounds"]:
             # Each of the 50 that wait has a connection; 1,000 subscribers have none of their own.
-            self.assertGreaterEqual(row["connections"], 50)
-            self.assertLessEqual(row["connections"], results["limit"])
-            self.assertLessEqual(row["after"], results["base"] + 32)
-            self.assertGreater(row["transactions"], 0)
-            self.assertGreater(row["messages"], 0)
+            company = row["beside"]["company"]
+            self.assertGreaterEqual(company["connections"], 50)
+            self.assertLessEqual(company["connections"], results["limit"])
+            self.assertLessEqual(company["after"], results["base"] + 32)
+            for kind in ("apart", "beside"):
+                self.assertGreater(row[kind]["company"]["transactions"], 0)
+                self.assertGreater(row[kind]["company"]["messages"], 0)
 
 
 if __name__ == "__main__":
