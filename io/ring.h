@@ -139,6 +139,13 @@ class Ring {
   // gone are given back to the kernel here.
   virtual size_t SubmitAndWait(absl::Duration limit, absl::Span<Completion> out) = 0;
 
+  // A wait that follows kGatherSends sends or more may go on for up to `longest`, until as many
+  // completions have come as there were sends, beside the sends' own: what goes to many sockets is
+  // answered by many, and one turn for all of them costs less than a turn for each. Zero, as at
+  // first: a wait ends with its first completion. A hint: a ring that can't ignores it.
+  virtual void SetGatherTime(absl::Duration longest) { static_cast<void>(longest); }
+  static constexpr unsigned kGatherSends = 8;
+
   // Monotonic time, constant within a turn. Not the time of day.
   virtual absl::Time Now() const = 0;
   // Share of the group's buffers that are free, 0..1: below a half, long-lived bytes are copied

@@ -52,6 +52,17 @@ constexpr unsigned kUsageCopied = 1u << 31;         // cqe->res of its notificat
 constexpr unsigned kCqeBufferMore = 1u << 4;        // cqe->flags: the buffer is not used up (6.12)
 constexpr uint16_t kBufferRingIncremental = 1u << 1;  // io_uring_buf_reg.flags, "pad" in 2.3 (6.12)
 
+// io_uring_params.features: a wait for many completions may end with fewer after a time (6.12).
+constexpr unsigned kFeatureMinTimeout = 1u << 15;
+// io_uring_getevents_arg, whose "pad" is min_wait_usec since then.
+struct WaitArgument {
+  uint64_t sigmask = 0;
+  uint32_t sigmask_size = 0;
+  uint32_t min_wait_usec = 0;
+  uint64_t timeout = 0;  // address of a __kernel_timespec
+};
+static_assert(sizeof(WaitArgument) == sizeof(io_uring_getevents_arg));
+
 // Tokens of the ring's own operations: a kind beyond those of OpKind. What it is stands in `party`.
 constexpr unsigned kInternalKind = 15;
 enum class Internal : uint8_t { kMailbox, kProvide, kCancelAll, kProbe };
@@ -94,6 +105,7 @@ struct Features {
   bool send_zc_report = true;       // (6.2)
   bool send_zc_fixed = true;        // from registered memory
   bool cancel_any = true;           // (5.19)
+  bool min_wait = true;             // a wait for many, or for a while (6.12)
   bool sqpoll = true;               // if wanted; instead of defer_taskrun
 };
 struct FeatureName {
@@ -112,6 +124,7 @@ constexpr FeatureName kFeatureNames[] = {
     {"send_zc_report", &Features::send_zc_report},
     {"send_zc_fixed", &Features::send_zc_fixed},
     {"cancel_any", &Features::cancel_any},
+    {"min_wait", &Features::min_wait},
     {"sqpoll", &Features::sqpoll},
 };
 
@@ -249,6 +262,7 @@ absl::Status Uring::Open(unsigned entries, unsigned entries_min, Features* featu
     constexpr unsigned kNeeded = IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE |
                                  IORING_FEAT_FAST_POLL | IORING_FEAT_EXT_ARG;
     if ((params.features & kNeeded) != kNeeded) return SetupError("io_uring_setup", EINVAL);
+    features->min_wait &= (params.features & kFeatureMinTimeout) != 0;
     break;
   }
   features->defer_taskrun &= !features->sqpoll;  // one or the other
@@ -731,6 +745,9 @@ class UringRing final : public Ring {
   void Post(OpToken token, RingId receiver, Message message) override;
 
   size_t SubmitAndWait(absl::Duration limit, absl::Span<Completion> out) override;
+  void SetGatherTime(absl::Duration longest) override {
+    gather_usec_ = features_.min_wait ? absl::ToInt64Microseconds(longest) : 0;
+  }
   absl::Time Now() const override { return now_; }
   double FreeBufferShare(BufferGroup group) const override;
   std::string Describe() const override;
@@ -810,6 +827,8 @@ class UringRing final : public Ring {
   io_uring* const ring_ = uring_.get();
   unsigned enter_flags_ = 0;
   absl::Duration busy_poll_;
+  int64_t gather_usec_ = 0;
+  unsigned sends_ = 0;  // prepared since the last call of the kernel
   // Operations of this ring that still owe their last completion.
   uint64_t in_flight_ = 0;
   absl::Time now_ = MonotonicNow();
@@ -1057,6 +1076,7 @@ void UringRing::RecvInto(OpToken token, Fd socket, char* memory, size_t capacity
 void UringRing::Send(OpToken token, Fd socket, const msghdr* message) {
   io_uring_sqe* sqe = Prepare();
   io_uring_prep_sendmsg(sqe, socket, message, kSendFlags);
+  ++sends_;
   sqe->user_data = token.value();
 }
 
@@ -1204,15 +1224,21 @@ UringRing::WakeUp UringRing::Enter(absl::Duration limit) {
     }
   }
   __kernel_timespec timeout = {};
-  io_uring_getevents_arg arg = {};
+  WaitArgument arg = {};
+  unsigned completions = wait ? 1 : 0;
+  if (sends_ >= kGatherSends && gather_usec_ > 0 && limit > absl::Microseconds(gather_usec_)) {
+    completions = 2 * sends_;
+    arg.min_wait_usec = static_cast<uint32_t>(gather_usec_);
+  }
+  sends_ = 0;
   if (wait && limit < absl::Hours(24)) {
     const timespec ts = absl::ToTimespec(limit);
     timeout.tv_sec = ts.tv_sec;
     timeout.tv_nsec = ts.tv_nsec;
-    arg.ts = reinterpret_cast<uintptr_t>(&timeout);
+    arg.timeout = reinterpret_cast<uintptr_t>(&timeout);
   }
   const int result =
-      io_uring_enter2(static_cast<unsigned>(ring_->enter_ring_fd), submissions, wait ? 1 : 0, flags,
+      io_uring_enter2(static_cast<unsigned>(ring_->enter_ring_fd), submissions, completions, flags,
                       reinterpret_cast<sigset_t*>(&arg), sizeof(arg));
   if (ABSL_PREDICT_TRUE(result >= 0)) {
     if (!connect_addresses_.empty() && PublishSubmissions() == 0) connect_addresses_.clear();

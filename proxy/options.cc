@@ -21,9 +21,9 @@ namespace {
 
 // What io::UringRing can do without, by the names that its Describe() shows.
 constexpr absl::string_view kRingFeatures[] = {
-    "defer_taskrun",  "registered_ring",     "multishot_accept", "multishot_recv",
-    "buffer_ring",    "incremental_buffers", "msg_ring",         "send_zc",
-    "send_zc_report", "send_zc_fixed",       "cancel_any",       "sqpoll",
+    "defer_taskrun",       "registered_ring", "multishot_accept", "multishot_recv", "buffer_ring",
+    "incremental_buffers", "msg_ring",        "send_zc",          "send_zc_report", "send_zc_fixed",
+    "cancel_any",          "min_wait",        "sqpoll",
 };
 constexpr uint64_t kKilo = 1 << 10;
 constexpr uint64_t kMega = 1 << 20;
@@ -444,6 +444,9 @@ std::vector<OptionSection> MakeSections() {
            Switch("pin", &Config::pin_workers, "each worker on a CPU of its own"),
            Duration("busy-poll", &Config::busy_poll, absl::ZeroDuration(), absl::Seconds(1),
                     "how long a worker looks for work before it sleeps; takes a CPU a worker"),
+           Duration("batch-wait", &Config::batch_wait, absl::ZeroDuration(), absl::Milliseconds(10),
+                    "how long a worker under load may wait for more, at most a third of what nodes "
+                    "take to answer; 0: never"),
            Switch("sqpoll", &Config::submission_thread,
                   "let the kernel submit on a thread of its own; takes another CPU a worker"),
            DisableFeature(),

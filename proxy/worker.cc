@@ -113,6 +113,7 @@ bool Worker::Turn(absl::Duration limit) {
   } else {
     limit = std::clamp(timers_.next() - now_, absl::ZeroDuration(), limit);
   }
+  ring_->SetGatherTime(std::min(absl::Nanoseconds(round_trip_ / 3), config_->batch_wait));
   const size_t completions = ring_->SubmitAndWait(limit, absl::MakeSpan(batch_));
   const absl::Duration late = ring_->Now() - now_ - limit;
   now_ = ring_->Now();

@@ -126,6 +126,12 @@ class Worker {
   Log* log() { return &log_; }
   const StatsRegistry* all_stats() const { return all_stats_; }
   absl::Time now() const { return now_; }
+  // A node begins to answer what was sent to it at `sent_at`.
+  void NoteRoundTrip(absl::Time sent_at) {
+    constexpr int64_t kRoundTripMax = 10'000'000;  // so that one late answer does not weigh
+    const int64_t sample = std::min(absl::ToInt64Nanoseconds(now_ - sent_at), kRoundTripMax);
+    round_trip_ += (sample - round_trip_) / 16;
+  }
   uint32_t index() const { return index_; }
   uint64_t NextClientId() { return MakeClientId(++last_client_id_, index_, config_->workers); }
   bool IsOwnClientId(uint64_t id) const { return WorkerOfClient(id, config_->workers) == index_; }
@@ -243,6 +249,7 @@ class Worker {
   std::string instance_name_;
 
   absl::Time now_;
+  int64_t round_trip_ = 0;  // ns, a moving average over the nodes' answers
   Log log_;
   io::Timers timers_;
   io::BlockPool backend_blocks_;

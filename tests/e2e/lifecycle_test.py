@@ -44,7 +44,7 @@ class FlagsTest(FakeClusterTestCase):
                      "backend-password-file", "requirepass-file", "config", "max-clients",
                      "memory-limit", "max-args", "max-bulk-bytes", "max-client-requests",
                      "max-client-output", "tracking-table-max-keys", "drain-timeout", "ring-entries", "zero-copy-send",
-                     "zero-copy-min-bytes", "disable-feature", "pin", "busy-poll", "sqpoll",
+                     "zero-copy-min-bytes", "disable-feature", "pin", "busy-poll", "batch-wait", "sqpoll",
                      "help", "version"):
             self.assertIn("--" + flag, text)
         for default in ("0.0.0.0:8088", "127.0.0.1:7001", "250ms", "5s", "30s", "3s", "100"):
@@ -390,7 +390,7 @@ class FeaturesTest(FakeClusterTestCase):
     """Row H10: without each feature of io_uring it serves all the same."""
 
     FEATURES = ("defer_taskrun", "registered_ring", "multishot_accept", "multishot_recv",
-                "buffer_ring", "incremental_buffers", "msg_ring", "cancel_any")
+                "buffer_ring", "incremental_buffers", "msg_ring", "cancel_any", "min_wait")
 
     def serve(self, proxy):
         client, other = self.client(proxy), self.client(proxy)

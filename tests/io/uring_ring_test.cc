@@ -14,10 +14,13 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
@@ -416,6 +419,97 @@ TEST(UringRingTest, ASignalDoesNotCutATurnShort) {
   done = true;
   disturber.join();
   sigaction(SIGUSR1, &previous, nullptr);
+}
+
+// Sends one byte on each of `sends` sockets and takes what one call then gives: how many
+// completions are those of sends, and how many of answers.
+class GatherTest : public testing::Test {
+ protected:
+  struct Came {
+    size_t sends = 0;
+    size_t answers = 0;
+  };
+
+  explicit GatherTest() : ring_(NewRing(&directory_, 0)) {
+    for (size_t i = 0; i < kSockets; ++i) {
+      int pair[2];
+      ABSL_ASSERT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+      own_[i] = pair[0];
+      others_[i] = pair[1];
+      ring_->Recv(OpToken(OpKind::kRecv, 1, static_cast<uint32_t>(i), 1), own_[i],
+                  BufferGroup::kClients);
+    }
+  }
+  ~GatherTest() override {
+    if (answerer_.joinable()) answerer_.join();
+    for (size_t i = 0; i < kSockets; ++i) {
+      close(own_[i]);
+      close(others_[i]);
+    }
+  }
+
+  // Another thread answers each byte as it comes.
+  void AnswerAll() {
+    answerer_ = std::thread([this] {
+      for (const int other : others_) {
+        char byte;
+        if (read(other, &byte, 1) != 1 || write(other, &byte, 1) != 1) return;
+      }
+    });
+  }
+
+  Came SendAndWait(size_t sends) {
+    for (size_t i = 0; i < sends; ++i) {
+      ring_->Send(OpToken(OpKind::kSend, 1, static_cast<uint32_t>(i), 1), own_[i], &message_);
+    }
+    std::array<Completion, 64> batch;
+    const size_t n = ring_->SubmitAndWait(absl::Seconds(60), absl::MakeSpan(batch));
+    Came came;
+    for (size_t i = 0; i < n; ++i) {
+      EXPECT_EQ(batch[i].result, 1);
+      ++(batch[i].token.kind() == OpKind::kSend ? came.sends : came.answers);
+    }
+    return came;
+  }
+
+  bool works() const { return absl::StrContains(ring_->Describe(), " min_wait=1"); }
+
+  static constexpr size_t kSockets = Ring::kGatherSends;
+  RingDirectory directory_{1};
+  std::unique_ptr<Ring> ring_;
+  std::array<int, kSockets> own_;
+  std::array<int, kSockets> others_;
+  std::thread answerer_;
+  char byte_ = 'x';
+  iovec part_{&byte_, 1};
+  msghdr message_{nullptr, 0, &part_, 1, nullptr, 0, 0};
+};
+
+TEST_F(GatherTest, AWaitAfterManySendsEndsWhenAllAreAnswered) {
+  if (!works()) GTEST_SKIP() << "the kernel has no min_wait";
+  ring_->SetGatherTime(absl::Seconds(30));
+  AnswerAll();
+  const Came came = SendAndWait(kSockets);
+  EXPECT_EQ(came.sends, kSockets);
+  EXPECT_EQ(came.answers, kSockets);
+}
+
+TEST_F(GatherTest, ItEndsAfterTheTimeWhenAnswersAreMissing) {
+  ring_->SetGatherTime(absl::Milliseconds(20));
+  const absl::Time begin = absl::Now();
+  const Came came = SendAndWait(kSockets);
+  EXPECT_EQ(came.sends, kSockets);
+  EXPECT_EQ(came.answers, 0u);
+  if (works()) EXPECT_GE(absl::Now() - begin, absl::Milliseconds(20));
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(30));
+}
+
+TEST_F(GatherTest, FewerSendsOrNoTimeEndWithTheFirstCompletions) {
+  const absl::Time begin = absl::Now();
+  EXPECT_EQ(SendAndWait(kSockets).sends, kSockets);
+  ring_->SetGatherTime(absl::Seconds(30));
+  EXPECT_EQ(SendAndWait(kSockets - 1).sends, kSockets - 1);
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(30));
 }
 
 // 8 entries have room for 32 completions: what is beyond waits in the kernel.

@@ -130,6 +130,7 @@ TEST_F(ConfigTest, EveryFlagReachesItsField) {
       "--zero-copy-min-bytes=17kb",
       "--pin",
       "--busy-poll=50us",
+      "--batch-wait=70us",
       "--sqpoll=true",
       "--disable-feature=send_zc",
       "--log-level=WARN",
@@ -169,6 +170,7 @@ TEST_F(ConfigTest, EveryFlagReachesItsField) {
   EXPECT_EQ(config->zero_copy_bytes_min, 17u << 10);
   EXPECT_TRUE(config->pin_workers);
   EXPECT_EQ(config->busy_poll, absl::Microseconds(50));
+  EXPECT_EQ(config->batch_wait, absl::Microseconds(70));
   EXPECT_TRUE(config->submission_thread);
   EXPECT_THAT(config->disabled_features, ElementsAre("send_zc"));
   EXPECT_EQ(config->log_level, LogLevel::kWarn);
