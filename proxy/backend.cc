@@ -533,11 +533,15 @@ absl::Duration Backend::ReplyTimeout() const {
                                      : worker_->config().reply_timeout;
 }
 
-// The timer may be early for the front entry (it is looked at again then), never late.
 void Backend::ArmDeadline() {
   if (pending_.empty() || timer_.armed() || state_ == State::kClosing) return;
-  const absl::Time deadline = FrontDeadline();
-  if (deadline != absl::InfiniteFuture()) timer_.Set(deadline);
+  SetDeadline(FrontDeadline());
+}
+
+// The timer may be early for the front entry (it is looked at again then), never late: whatever
+// comes to the front after one with more time, a slow command or a block, has at least so much.
+void Backend::SetDeadline(absl::Time deadline) {
+  timer_.Set(std::min(deadline, worker_->now() + worker_->config().reply_timeout));
 }
 
 absl::Time Backend::FrontDeadline() {
@@ -583,8 +587,7 @@ void Backend::OnTimer() {
     case State::kRetired: {
       if (pending_.empty() || connection_.recv_paused()) return;
       const absl::Time deadline = FrontDeadline();
-      if (deadline == absl::InfiniteFuture()) return;
-      if (deadline > worker_->now()) return timer_.Set(deadline);
+      if (deadline > worker_->now()) return SetDeadline(deadline);
       worker_->stats()->backend_timeouts.Add(1);
       return Fail(Failure::kTimeout, "no reply in time");
     }

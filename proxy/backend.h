@@ -199,6 +199,7 @@ class Backend {
   absl::Duration ReplyTimeout() const;
   absl::Time FrontDeadline();
   void ArmDeadline();
+  void SetDeadline(absl::Time deadline);
   void OnTimer();
   static void TimerFired(void* self) { static_cast<Backend*>(self)->OnTimer(); }
 

@@ -501,6 +501,24 @@ TEST_F(FaultsTest, L11_ASlowCommandIsGivenMoreTimeAndSoIsWhatWaitsBehindIt) {
   EXPECT_LE(world().now() - begin, 31 * kSecond);
 }
 
+// The time of what had more, and is answered, is nobody else's.
+TEST_F(FaultsTest, L11_ADeadlineIsKeptWhateverWasThereBefore) {
+  SimClient* client = world().Connect();
+  Ask(client, "GET {a}");
+  NodeOf("a").set_service_time(6 * kSecond, 6 * kSecond);
+  EXPECT_EQ(Ask(client, "EVAL set 1 a x"), "+OK\r\n");
+  NodeOf("a").set_service_time(kMicrosecond, kMicrosecond);
+  NodeOf("a").AnswerNext("BLPOP", "*-1\r\n");
+  EXPECT_EQ(Ask(client, "BLPOP l{a} 100"), "*-1\r\n");
+  NodeOf("a").SetHung(true);
+  SimClient* other = world().Connect();
+  other->SendCommand("BLPOP l{a} 2");
+  const Nanos begin = world().now();
+  EXPECT_EQ(Ask(client, "SET a y"), kTimeout);
+  EXPECT_LE(world().now() - begin, 5 * kSecond + kMillisecond);
+  EXPECT_EQ(other->received(), kTimeout);
+}
+
 TEST_F(FaultsTest, L12_ForgedRedirectionsAskForAtMostFiveRefreshesASecond) {
   std::vector<SimClient*> clients;
   for (int i = 0; i < 50; ++i) clients.push_back(world().Connect());
