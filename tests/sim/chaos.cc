@@ -201,11 +201,10 @@ void Chaos::Do(int what) {
     case kCutOff: {
       if (InTrouble(number)) return;
       ++troubled_[number];
-      const io::Endpoint address = node->address();
-      world_->net()->SetUnreachable(address, true);
-      After(duration, [this, number, address] {
+      node->SetCutOff(true);
+      After(duration, [this, number] {
         troubled_.erase(number);
-        world_->net()->SetUnreachable(address, false);
+        cluster()->node(number)->SetCutOff(false);
       });
       if (duration > kNodeTimeout && random()->Below(2) == 0) {
         After(kNodeTimeout, [this, number] { TakeOver(number); });

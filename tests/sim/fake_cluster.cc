@@ -29,6 +29,8 @@ constexpr size_t kReadBytes = 16 << 10;
 // Commands of slow nodes are executed one a turn.
 constexpr Nanos kSlowService = 500 * kMicrosecond;
 constexpr size_t kCommandsPerTurn = 64;
+// No handshake with such a node gets its replies in time, beside all else that it is to do.
+constexpr Nanos kDeafService = 20 * kMillisecond;
 constexpr Nanos kBack = 4 * kSecond;  // longer than a refresh of the topology takes
 constexpr Nanos kResumeMax = 200 * kMillisecond;
 constexpr size_t kToldKept = 64;
@@ -210,8 +212,10 @@ void FakeNode::DropConnections() {
 
 void FakeNode::SetHung(bool hung) {
   net_->Trace(hung ? "hang" : "resume", static_cast<uint64_t>(number_));
+  const bool deaf = IsDeaf();
   if (hung && !hung_) hung_at_ = net_->now();
   hung_ = hung;
+  NoteDeafness(deaf);
   if (hung || !alive()) {
     turn_.Stop();
     return;
@@ -232,6 +236,35 @@ bool FakeNode::IsLately(Nanos when) const {
   if (net_->now() - when < kLately) return true;
   if (hung_at_ - when >= kLately) return false;
   return hung_ || (resumed_at_ > when && net_->now() - resumed_at_ < kLately);
+}
+
+void FakeNode::SetCutOff(bool cut_off) {
+  const bool deaf = IsDeaf();
+  net_->SetUnreachable(address_, cut_off);
+  NoteDeafness(deaf);
+}
+
+void FakeNode::set_service_time(Nanos low, Nanos high) {
+  const bool deaf = IsDeaf();
+  service_min_ = low;
+  service_max_ = high;
+  NoteDeafness(deaf);
+}
+
+bool FakeNode::IsDeaf() const {
+  return hung_ || service_max_ >= kDeafService || net_->IsUnreachable(address_);
+}
+
+void FakeNode::NoteDeafness(bool before) {
+  const bool deaf = IsDeaf();
+  if (deaf == before) return;
+  if (deaf && net_->now() - deaf_until_ >= kLately) deaf_from_ = net_->now();
+  deaf_until_ = net_->now();
+}
+
+bool FakeNode::CouldBeTold(Nanos since) const {
+  if (deaf_from_ - since >= kLately) return true;
+  return !IsDeaf() && net_->now() - std::max(since, deaf_until_) >= kLately;
 }
 
 void FakeNode::HoldReplies(bool hold) {
@@ -901,6 +934,8 @@ std::string FakeNode::RunObserved(Connection* connection, absl::string_view name
   execution.write = shape->write;
   execution.asked = asked;
   execution.connection = connection->client_id;
+  const Nanos left_at = connection->stream->peer_closed_at();
+  execution.left_behind = left_at >= 0 && !CouldBeTold(left_at);
   execution.command = name;
   execution.reply = scratch_;
   for (const uint32_t key : keys) {
@@ -1643,7 +1678,7 @@ void FakeCluster::Heal() {
   auto truth = CopyTruth();
   for (int i = 0; i < size(); ++i) {
     FakeNode* each = node(i);
-    net_->SetUnreachable(each->address(), false);
+    each->SetCutOff(false);
     if (!each->alive()) each->Start(each->address());
     if (each->hung()) each->SetHung(false);
     each->HoldReplies(false);

@@ -78,6 +78,9 @@ struct Execution {
   // that was asked too late: from now on, that one is the key.
   bool uncovers = false;
   uint64_t connection = 0;
+  // Its connection is closed at the other end, and since then nobody can have told the node to end
+  // it here, too.
+  bool left_behind = false;
   absl::string_view command;      // upper case
   absl::string_view reply;        // of the whole command
   const Value* stored = nullptr;  // under the key, afterwards; null: none
@@ -122,11 +125,15 @@ class FakeNode final : public Listener::Observer {
   bool hung() const { return hung_; }
   // It may not have read yet what was sent to it before that time.
   bool IsLately(Nanos when) const;
+  // Whoever has tried since then has had the time to be answered.
+  bool CouldBeTold(Nanos since) const;
   // By its own view.
   bool IsPrimary() const { return view_->peers[number_].primary < 0; }
 
   // Stops to do anything, as after SIGSTOP: what arrives stays unread, until it goes on with it.
   void SetHung(bool hung);
+  // No packet reaches it, or leaves it.
+  void SetCutOff(bool cut_off);
   // Executes, but sends nothing.
   void HoldReplies(bool hold);
   // The same, but for what it tells of changes (CLIENT TRACKING).
@@ -142,10 +149,7 @@ class FakeNode final : public Listener::Observer {
   void set_primary_down(bool down) { primary_down_ = down; }
   void set_zone(std::string zone) { zone_ = std::move(zone); }
   // A command takes so long; one command after another.
-  void set_service_time(Nanos low, Nanos high) {
-    service_min_ = low;
-    service_max_ = high;
-  }
+  void set_service_time(Nanos low, Nanos high);
   // Each reply may be something that is none: the probability.
   void set_garble(double p) { garble_ = p; }
   std::map<std::string, std::string>* scripts() { return &scripts_; }
@@ -237,6 +241,8 @@ class FakeNode final : public Listener::Observer {
   void Flush(Connection* connection);
   void Close(Connection* connection, bool reset);
   void Purge();
+  bool IsDeaf() const;
+  void NoteDeafness(bool before);
   void AdoptView(std::shared_ptr<const ClusterView> view);
   static void TurnFired(void* self) { static_cast<FakeNode*>(self)->Turn(); }
   static void GossipFired(void* self);
@@ -256,9 +262,12 @@ class FakeNode final : public Listener::Observer {
   std::deque<Published> published_;  // in order: of one sender as it sent them
 
   std::shared_ptr<const ClusterView> view_;
-  Nanos back_at_ = 0;                             // started, or not hung any more
-  Nanos hung_at_ = 0;                             // the last time it began to hang
-  Nanos resumed_at_ = 0;                          // and went on, since it was started
+  Nanos back_at_ = 0;     // started, or not hung any more
+  Nanos hung_at_ = 0;     // the last time it began to hang
+  Nanos resumed_at_ = 0;  // and went on, since it was started
+  // It can't be told anything, or it could not, never for long between, from then until then.
+  Nanos deaf_from_ = 0;
+  Nanos deaf_until_ = 0;
   std::map<cluster::Slot, int> migrating_;        // to whom
   std::map<cluster::Slot, int> importing_;        // from whom
   std::shared_ptr<const ClusterView> text_view_;  // that text_ was made of

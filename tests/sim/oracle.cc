@@ -66,11 +66,12 @@ void Oracle::Fail(absl::string_view what, uint64_t id) {
   net_->Fail(absl::StrCat(what, ": ", Describe(id)));
 }
 
-uint32_t& Oracle::History::last_write(uint32_t client) {
-  for (auto& [writer, sequence] : last_writes) {
-    if (writer == client) return sequence;
+Oracle::LastWrite& Oracle::History::last_write(uint32_t client) {
+  for (LastWrite& last : last_writes) {
+    if (last.client == client) return last;
   }
-  return last_writes.emplace_back(client, 0).second;
+  last_writes.push_back({client, 0, -1});
+  return last_writes.back();
 }
 
 Oracle::History& Oracle::history(uint32_t key) {
@@ -183,22 +184,24 @@ void Oracle::OnExecuted(const Execution& execution) {
   if (request.outcome == Outcome::kNotExecuted && execution.write) {
     return Fail("executed, though the client was told that it was not", execution.id);
   }
-  uint32_t& last = history(execution.key).last_write(request.client);
+  LastWrite& last = history(execution.key).last_write(request.client);
   if (execution.write) {
     if (execution.authoritative && !(request.forges_redirection && slots_move_)) {
       // Nobody can end what lies unread at a node that can't be told to. If another one serves the
       // slot meanwhile, and it is back before the first one is told, it still runs there.
-      if (last >= request.sequence && request.outcome == Outcome::kUnknown &&
-          cluster_->CameBackLately(cluster_->keys()->slot(execution.key))) {
+      if (last.sequence >= request.sequence && request.outcome == Outcome::kUnknown &&
+          execution.left_behind && last.node != execution.node) {
         return PutBehindWhatRan(execution.id, execution.key);
       }
-      if (last >= request.sequence) {
-        return Fail(absl::StrCat("executed after the client's ", last, "th on the same key"),
-                    execution.id);
+      if (last.sequence >= request.sequence) {
+        return Fail(
+            absl::StrCat("executed after the client's ", last.sequence, "th on the same key"),
+            execution.id);
       }
-      last = request.sequence;
+      last.sequence = request.sequence;
+      last.node = execution.node;
     }
-  } else if (last > request.sequence) {
+  } else if (last.sequence > request.sequence) {
     return;  // too late to be the answer
   }
   request.replies.push_back(Hash(execution.reply));

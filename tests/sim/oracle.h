@@ -14,7 +14,6 @@
 #include <deque>
 #include <map>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_set.h"
@@ -124,14 +123,19 @@ class Oracle final : public ExecutionObserver {
     std::vector<Read> reads_;
   };
 
+  struct LastWrite {
+    uint32_t client;
+    uint32_t sequence;
+    int node;
+  };
   struct History {
     std::vector<uint64_t> writes;           // ids, as issued, or as late ones took effect
     absl::flat_hash_set<uint64_t> lost;     // by the cluster
     absl::flat_hash_set<std::string> gone;  // elements that were popped
     bool any_lost = false;
-    // By client: the sequence number of its last write that ran. Most keys are of one client.
-    absl::InlinedVector<std::pair<uint32_t, uint32_t>, 1> last_writes;
-    uint32_t& last_write(uint32_t client);
+    // By client: its last write that ran. Most keys are of one client.
+    absl::InlinedVector<LastWrite, 1> last_writes;
+    LastWrite& last_write(uint32_t client);
     OldValues old_values;
   };
 

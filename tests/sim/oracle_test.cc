@@ -4,6 +4,7 @@
 
 #include <ostream>
 #include <string>
+#include <tuple>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
@@ -33,7 +34,22 @@ constexpr Kind kKinds[] = {
     {"RPUSH", Op::kPush, "l", "", "LRANGE l 0 -1", "*3\r\n$1\r\n1\r\n$1\r\n3\r\n$1\r\n2\r\n",
      "list 1\n2"}};
 
-class OracleTest : public testing::TestWithParam<Kind> {
+// Why the node can't be told to end what lies there.
+struct Trouble {
+  const char* name;
+  void (*begin)(FakeNode* node);
+  void (*end)(FakeNode* node);
+};
+void PrintTo(const Trouble& trouble, std::ostream* out) { *out << trouble.name; }
+constexpr Trouble kTroubles[] = {
+    {"Hung", [](FakeNode* node) { node->SetHung(true); },
+     [](FakeNode* node) { node->SetHung(false); }},
+    {"Slow", [](FakeNode* node) { node->set_service_time(12 * kSecond, 12 * kSecond); },
+     [](FakeNode* node) { node->set_service_time(kMicrosecond, kMicrosecond); }},
+    {"CutOff", [](FakeNode* node) { node->SetCutOff(true); },
+     [](FakeNode* node) { node->SetCutOff(false); }}};
+
+class OracleTest : public testing::TestWithParam<std::tuple<Kind, Trouble>> {
  protected:
   OracleTest() : world_(Options()), client_(world_.Connect()) {
     world_.RunUntil([this] { return world_.stats()->control()->topology_ready.Get() == 1; });
@@ -43,7 +59,9 @@ class OracleTest : public testing::TestWithParam<Kind> {
   World& world() { return world_; }
   Oracle& oracle() { return *world_.oracle(); }
   FakeCluster& cluster() { return *world_.cluster(); }
-  FakeNode& Owner() { return *cluster().NodeOf(GetParam().key); }
+  static const Kind& kind() { return std::get<0>(GetParam()); }
+  static const Trouble& trouble() { return std::get<1>(GetParam()); }
+  FakeNode& Owner() { return *cluster().NodeOf(kind().key); }
 
   std::string ReplyTo(absl::string_view request) {
     client_->TakeReceived();
@@ -53,32 +71,50 @@ class OracleTest : public testing::TestWithParam<Kind> {
   }
   // A write that the oracle knows of, as it does of its reply.
   uint64_t Issue() {
-    return oracle().OnIssue(client_->number(), GetParam().op, {GetParam().key}, false, "");
+    return oracle().OnIssue(client_->number(), kind().op, {kind().key}, false, "");
   }
   std::string Write() {
     const uint64_t id = Issue();
     const std::string reply =
-        ReplyTo(Command({GetParam().name, GetParam().key, absl::StrCat(id, GetParam().end)}));
-    oracle().OnReply(id, reply);
+        ReplyTo(Command({kind().name, kind().key, absl::StrCat(id, kind().end)}));
+    if (!reply.empty()) oracle().OnReply(id, reply);  // empty: the world has failed
     return reply;
   }
-  // The second of three writes lies unread at a node that hangs. Its slot is with another one
-  // meanwhile, and back before the proxy, which does not run, can end what lies there.
+  // The second of three writes lies unread at a node in trouble. Its slot is with another one
+  // meanwhile, for a long time, and back before the proxy, which does not run, can end what lies
+  // there.
   void WriteThriceTheSecondLate() {
-    FakeNode& hangs = Owner();
+    FakeNode& troubled = Owner();
     Write();
-    hangs.SetHung(true);
+    trouble().begin(&troubled);
     EXPECT_EQ(Write(), kTimeout);
-    cluster().FailOver(cluster().ReplicasOf(hangs.number())[0], false);
+    cluster().FailOver(cluster().ReplicasOf(troubled.number())[0], false);
     Write();
-    world_.Stall(kSecond);
-    hangs.SetHung(false);
+    world_.RunFor(10 * kSecond);
+    world_.Stall(2 * kSecond);
+    trouble().end(&troubled);
     cluster().SpreadNews();
-    cluster().FailOver(hangs.number(), false);
-    world_.RunFor(3 * kSecond);
-    EXPECT_EQ(&Owner(), &hangs);
-    EXPECT_EQ(ReplyTo(absl::StrCat(GetParam().read, "\r\n")), GetParam().value);
+    cluster().FailOver(troubled.number(), false);
+    world_.RunFor(4 * kSecond);
+    EXPECT_EQ(&Owner(), &troubled);
+    EXPECT_EQ(ReplyTo(absl::StrCat(kind().read, "\r\n")), kind().value);
     EXPECT_EQ(world_.failure(), "");
+  }
+  // The second of two writes runs first, at that node, and then the first one, whose client knows
+  // nothing of it.
+  void ExpectFaultIfLate(Execution late, int node_of_later) {
+    late.id = Issue();
+    late.key = cluster().keys()->Intern(kind().key);
+    late.write = true;
+    oracle().OnReply(late.id, kTimeout);
+    Execution later = late;
+    later.id = Issue();
+    later.node = node_of_later;
+    later.left_behind = false;
+    oracle().OnExecuted(later);
+    EXPECT_EQ(world().failure(), "");
+    oracle().OnExecuted(late);
+    EXPECT_THAT(world().failure(), HasSubstr("executed after the client's 2th"));
   }
 
  private:
@@ -102,28 +138,51 @@ TEST_P(OracleTest, AWriteMayRunLateWhereItsSlotHasComeBack) {
 
 TEST_P(OracleTest, WhatHasRunBeforeALateWriteIsNotLost) {
   WriteThriceTheSecondLate();
-  ReplyTo(Command({"RESTORE", GetParam().key, "0", GetParam().without_third, "REPLACE"}));
+  ReplyTo(Command({"RESTORE", kind().key, "0", kind().without_third, "REPLACE"}));
   oracle().CheckFinalState();
   EXPECT_THAT(world().failure(), HasSubstr("acknowledged"));
 }
 
-TEST_P(OracleTest, NoWriteRunsLateWhereItsSlotHasStayed) {
-  Execution execution;
-  execution.node = Owner().number();
-  execution.key = cluster().keys()->Intern(GetParam().key);
-  execution.write = true;
-  const uint64_t late = Issue();
-  oracle().OnReply(late, kTimeout);
-  execution.id = Issue();
-  oracle().OnExecuted(execution);
-  EXPECT_EQ(world().failure(), "");
-  execution.id = late;
-  oracle().OnExecuted(execution);
-  EXPECT_THAT(world().failure(), HasSubstr("executed after the client's 2th"));
+TEST_P(OracleTest, NoWriteRunsLateWhereALaterOneHasRun) {
+  Execution late;
+  late.node = Owner().number();
+  late.left_behind = true;
+  ExpectFaultIfLate(late, late.node);
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, OracleTest, testing::ValuesIn(kKinds),
-                         [](const auto& kind) { return std::string(kind.param.name); });
+TEST_P(OracleTest, NoWriteRunsLateThatCouldHaveBeenEnded) {
+  Execution late;
+  late.node = Owner().number();
+  ExpectFaultIfLate(late, cluster().ReplicasOf(late.node)[0]);
+}
+
+// However long the trouble was: then there has been time enough.
+TEST_P(OracleTest, ANodeCanBeToldSomeTimeAfterItsTrouble) {
+  world().RunFor(20 * kSecond);
+  const Nanos since = world().now();
+  world().RunFor(kSecond);
+  for (int i = 0; i < 2; ++i) {
+    trouble().begin(&Owner());
+    world().RunFor(20 * kSecond);
+    EXPECT_FALSE(Owner().CouldBeTold(since));
+    trouble().end(&Owner());
+    world().RunFor(5 * kSecond);
+    EXPECT_FALSE(Owner().CouldBeTold(since));
+  }
+  world().RunFor(kSecond);
+  EXPECT_TRUE(Owner().CouldBeTold(since));
+  trouble().begin(&Owner());
+  world().RunFor(kSecond);
+  EXPECT_TRUE(Owner().CouldBeTold(since));
+  EXPECT_FALSE(Owner().CouldBeTold(world().now()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, OracleTest,
+                         testing::Combine(testing::ValuesIn(kKinds), testing::ValuesIn(kTroubles)),
+                         [](const auto& tried) {
+                           return absl::StrCat(std::get<0>(tried.param).name,
+                                               std::get<1>(tried.param).name);
+                         });
 
 }  // namespace
 }  // namespace sim

@@ -98,6 +98,7 @@ void Stream::Close() {
   if (!incoming_.empty()) return Abort();
   observer_ = nullptr;
   closed_ = true;
+  closed_at_ = net_->now();
   net_->Trace("close", id_);
   if (!write_shut_ && !reset_) {
     write_shut_ = true;
@@ -111,6 +112,7 @@ void Stream::Abort() {
   ABSL_ASSERT(!closed_);
   observer_ = nullptr;
   closed_ = true;
+  closed_at_ = net_->now();
   net_->Trace("abort", id_);
   if (!reset_) {
     // What is on the wire already arrives; how much of it that is, nobody knows.

@@ -103,6 +103,8 @@ class Stream {
   bool write_shut() const { return write_shut_; }
   // What was written and has not arrived.
   size_t unsent() const { return outgoing_.size(); }
+  // When the other end's owner let go of it; -1: it is there.
+  Nanos peer_closed_at() const { return peer_->closed_at_; }
 
   // --- ending
   void ShutdownRead();
@@ -167,6 +169,7 @@ class Stream {
   bool write_shut_ = false;
   bool reset_ = false;
   bool closed_ = false;        // its owner has let go of it
+  Nanos closed_at_ = -1;       // and when
   bool reset_unsent_ = false;  // the peer is to be told of a reset
   int error_ = 0;              // not told yet
   Nanos user_timeout_ = 0;

@@ -42,6 +42,7 @@ TEST(RegressionTest, WhatHasFailedDoesNotFailAgain) {
       {313, 2000},     // the same
       {2463, 10000},   // an unread command of a lost connection ran late
       {2586, 10000},   // the same
+      {2826, 10000},   // a node that was too slow to be told to end a late write ran it
       {5278, 10000},   // an owner that did not know it yet said so; published after a stall
       {7056, 10000},   // a primary that had been replaced went on before it heard of that
       {10189, 10000},  // a read that was to run again met a write that was queued already
