@@ -189,7 +189,8 @@ void Oracle::OnExecuted(const Execution& execution) {
     if (execution.authoritative && !(request.forges_redirection && slots_move_)) {
       // Nobody can end what lies unread at a node that can't be told to. If another one serves the
       // slot meanwhile, and it is back before the first one is told, it still runs there.
-      if (last.sequence >= request.sequence && request.outcome == Outcome::kUnknown &&
+      // Its client may not have read yet that nothing is known of it.
+      if (last.sequence >= request.sequence && request.outcome != Outcome::kDone &&
           execution.left_behind && last.node != execution.node) {
         return PutBehindWhatRan(execution.id, execution.key);
       }

@@ -156,6 +156,25 @@ TEST_P(OracleTest, NoWriteRunsLateThatCouldHaveBeenEnded) {
   ExpectFaultIfLate(late, cluster().ReplicasOf(late.node)[0]);
 }
 
+// The client has not read its reply yet, which must say that nothing is known.
+TEST_P(OracleTest, AWriteThatRunsLateIsNotAcknowledged) {
+  Execution late;
+  late.id = Issue();
+  late.node = Owner().number();
+  late.key = cluster().keys()->Intern(kind().key);
+  late.write = true;
+  Execution later = late;
+  later.id = Issue();
+  later.node = cluster().ReplicasOf(late.node)[0];
+  oracle().OnExecuted(later);
+  late.left_behind = true;
+  late.reply = kind().op == Op::kSet ? "+OK\r\n" : ":1\r\n";
+  oracle().OnExecuted(late);
+  EXPECT_EQ(world().failure(), "");
+  oracle().OnReply(late.id, late.reply);
+  EXPECT_THAT(world().failure(), HasSubstr("the reply is not the node's"));
+}
+
 // However long the trouble was: then there has been time enough.
 TEST_P(OracleTest, ANodeCanBeToldSomeTimeAfterItsTrouble) {
   world().RunFor(20 * kSecond);

@@ -54,6 +54,7 @@ TEST(RegressionTest, WhatHasFailedDoesNotFailAgain) {
       {21308, 10000},  // a node that failed twice, long between, counted as away: an older map
       {22924, 10000},  // an append that ran late, where it may, stood in the wrong place
       {28440, 10000},  // a block waited unread at a slot's target, and ran after a later command
+      {30036, 10000},  // a late write ran before its client had read that it may
       {30355, 10000}   // a hung node held a read after ASKING until the slot was to come once more
   };
   for (const Failed& failed : kFailed) {
