@@ -395,8 +395,8 @@ void Backend::OnRecv(io::Completion* completion) {
 }
 
 void Backend::TakeReplies(io::Slice data) {
-  absl::string_view bytes = data.bytes();
   if (!options_.is_private && !pending_.empty()) worker_->NoteRoundTrip(pending_.front().sent_at);
+  absl::string_view bytes = data.bytes();
   while (!bytes.empty()) {
     if (pending_.empty()) return Fail(Failure::kProtocol, "a reply that nobody awaits");
     const PendingRing::Entry& front = pending_.front();

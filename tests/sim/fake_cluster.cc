@@ -534,7 +534,7 @@ std::string FakeNode::RunOnScripts(absl::string_view name, const Args& args) {
   if (loading_) return ErrorLine(kLoading);
   if (name == "SCRIPT LOAD") {
     const std::string sha1 = proxy::Sha1Hex(args[2]);
-    scripts_[sha1] = std::string(args[2]);
+    LearnScript(args[2]);
     return Bulk(sha1);
   }
   if (name == "SCRIPT FLUSH") {
@@ -547,6 +547,10 @@ std::string FakeNode::RunOnScripts(absl::string_view name, const Args& args) {
     absl::StrAppend(&reply, Integer(static_cast<int64_t>(scripts_.count(std::string(args[i])))));
   }
   return reply;
+}
+
+void FakeNode::LearnScript(absl::string_view text) {
+  if (scripts_.emplace(proxy::Sha1Hex(text), std::string(text)).second) learned_script_at_ = net_->now();
 }
 
 // EVALSHA of a script that the node does not have: the error line; else empty.
@@ -1075,7 +1079,7 @@ std::string FakeNode::Run(absl::string_view name, const Args& args, absl::Span<c
     return Run("EVAL", with_text, keys, resp3, wrote);
   }
   if (name == "EVAL") {
-    scripts_.emplace(proxy::Sha1Hex(args[1]), args[1]);
+    LearnScript(args[1]);
     // Scripts: "set", "get", or "fail <error>" after a set.
     if (args[1] == "get") return text_of(key);
     set(key, args[4]);
@@ -1370,6 +1374,12 @@ bool FakeCluster::CameBackLately(cluster::Slot slot) const {
   const Nanos came_back = moves_[slot].came_back;
   const int owner = truth_->owner[slot];
   return came_back >= 0 && owner >= 0 && nodes_[static_cast<size_t>(owner)]->IsLately(came_back);
+}
+
+bool FakeCluster::AnyLearnedAScriptSince(Nanos time) const {
+  return std::any_of(nodes_.begin(), nodes_.end(), [time](const auto& node) {
+    return node != nullptr && node->learned_script_at() >= time;
+  });
 }
 
 Nanos FakeCluster::MoveBegan(cluster::Slot slot) const {

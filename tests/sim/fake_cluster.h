@@ -153,6 +153,7 @@ class FakeNode final : public Listener::Observer {
   // Each reply may be something that is none: the probability.
   void set_garble(double p) { garble_ = p; }
   std::map<std::string, std::string>* scripts() { return &scripts_; }
+  Nanos learned_script_at() const { return learned_script_at_; }
   // The next command of this name (upper case) is answered with these bytes; it is not executed.
   void AnswerNext(absl::string_view command, std::string reply);
   // The next replies end after so many bytes, and the connection with them.
@@ -214,6 +215,7 @@ class FakeNode final : public Listener::Observer {
   std::string RunOnAllKeys(absl::string_view name);
   std::string KeysInSlot(const Args& args);
   std::string RunOnScripts(absl::string_view name, const Args& args);
+  void LearnScript(absl::string_view text);
   std::string NoScript(absl::string_view name, const Args& args) const;
   bool ExecutePubSub(Connection* connection, absl::string_view name, const Args& args);
   std::string PubSubCount(const Args& args) const;
@@ -278,6 +280,7 @@ class FakeNode final : public Listener::Observer {
   std::deque<Effect> effects_;  // of the primary, on their way to this replica
 
   std::map<std::string, std::string> scripts_;  // by SHA-1; lost when it ends
+  Nanos learned_script_at_ = -1;                // one that it had not had
   int64_t offset_ = 0;                          // of its replication stream: writes
   int64_t acknowledged_ = 0;                    // by this replica, when it was asked last
   bool needs_copy_ = false;                     // it has missed what its primary did
@@ -359,6 +362,8 @@ class FakeCluster {
   void Uncover(cluster::Slot slot);
   // The slot has lately come back to a node that it had left not long before that.
   bool CameBackLately(cluster::Slot slot) const;
+  // A node has been given a script since then that it did not have.
+  bool AnyLearnedAScriptSince(Nanos time) const;
   // When its migration began; -1: it does not migrate.
   Nanos MoveBegan(cluster::Slot slot) const;
   // The slot is on its way to that node, and the key is not there yet: no ASK leads to it.

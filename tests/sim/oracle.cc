@@ -323,8 +323,10 @@ bool Oracle::TakeError(uint64_t id, absl::string_view line, absl::string_view fo
                          absl::StrContains(line, "overtaken");
   // Nothing but the end of the move helps a transaction whose keys are on both sides.
   const bool half_moved = slots_move_ && request.in_block && absl::StartsWith(line, "TRYAGAIN ");
-  // What runs beside it may run before it would be sent again.
-  const bool no_script = absl::StartsWith(line, "NOSCRIPT ") && HasBeside(id);
+  // What runs beside it may run before it would be sent again; and a node that has been given the
+  // script meanwhile, by another worker, can't be asked any more whether it lacked it.
+  const bool no_script = absl::StartsWith(line, "NOSCRIPT ") &&
+                         (HasBeside(id) || cluster_->AnyLearnedAScriptSince(request.issued_at));
   const bool unconfirmed =
       slots_move_ && script && came_back && absl::StrContains(line, "not confirmed");
   if (!errors_allowed_ && request.op != Op::kEvalFail && !overtaken && !unconfirmed &&

@@ -196,6 +196,39 @@ TEST_P(OracleTest, ANodeCanBeToldSomeTimeAfterItsTrouble) {
   EXPECT_FALSE(Owner().CouldBeTold(world().now()));
 }
 
+class NoScriptTest : public testing::Test {
+ protected:
+  NoScriptTest() : client_(world_.Connect()) {
+    world_.RunUntil([this] { return world_.stats()->control()->topology_ready.Get() == 1; });
+    world_.RunUntilIdle();
+  }
+
+  // Of a call, which is refused. `meanwhile`: a node is given a script that it did not have.
+  void Refuse(bool meanwhile) {
+    Oracle& oracle = *world_.oracle();
+    oracle.set_errors_allowed(false);
+    const uint64_t id = oracle.OnIssue(client_->number(), Op::kEval, {"s"}, false, "");
+    if (meanwhile) {
+      client_->Send(Command({"EVAL", "get", "1", "x"}));
+      world_.RunUntil([this] { return !client_->received().empty(); });
+    }
+    oracle.OnReply(id, "-NOSCRIPT No matching script.\r\n");
+  }
+
+  World world_{WorldOptions()};
+  SimClient* const client_;
+};
+
+TEST_F(NoScriptTest, ARefusalNeedsACause) {
+  Refuse(/*meanwhile=*/false);
+  EXPECT_THAT(world_.failure(), HasSubstr("error without a cause"));
+}
+
+TEST_F(NoScriptTest, ThatANodeWasGivenAScriptMeanwhileIsOne) {
+  Refuse(/*meanwhile=*/true);
+  EXPECT_EQ(world_.failure(), "");
+}
+
 INSTANTIATE_TEST_SUITE_P(Kinds, OracleTest,
                          testing::Combine(testing::ValuesIn(kKinds), testing::ValuesIn(kTroubles)),
                          [](const auto& tried) {
