@@ -75,15 +75,15 @@ struct Config {
   absl::Duration auth_timeout = absl::Seconds(10);   // --auth-timeout (L16)
 
   // --- threads and the ring
-  uint32_t workers = 1;                                 // --workers; default: one a CPU
-  uint32_t ring_entries = 4096;                         // --ring-entries
-  bool zero_copy_send = false;                          // --zero-copy-send
-  uint64_t zero_copy_bytes_min = 32 << 10;              // --zero-copy-min-bytes
-  std::vector<std::string> disabled_features;           // --disable-feature
-  bool pin_workers = false;                             // --pin
-  absl::Duration busy_poll = absl::ZeroDuration();      // --busy-poll
-  absl::Duration batch_wait = absl::Microseconds(200);  // --batch-wait
-  bool submission_thread = false;                       // --sqpoll
+  uint32_t workers = 1;                              // --workers; default: one a CPU
+  uint32_t ring_entries = 4096;                      // --ring-entries
+  bool zero_copy_send = false;                       // --zero-copy-send
+  uint64_t zero_copy_bytes_min = 32 << 10;           // --zero-copy-min-bytes
+  std::vector<std::string> disabled_features;        // --disable-feature
+  bool pin_workers = false;                          // --pin
+  absl::Duration busy_poll = absl::ZeroDuration();   // --busy-poll
+  absl::Duration batch_wait = absl::ZeroDuration();  // --batch-wait
+  bool submission_thread = false;                    // --sqpoll
 
   // --- telling
   LogLevel log_level = LogLevel::kInfo;  // --log-level
