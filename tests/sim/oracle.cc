@@ -231,21 +231,14 @@ void Oracle::CheckAskedForEarlierMove(const Execution& execution) {
   Fail("executed after ASKING at a node that does not have its key yet", execution.id);
 }
 
-void Oracle::OnRefused(int node, uint64_t id, absl::string_view line) {
+void Oracle::OnRefused(int, uint64_t id, absl::string_view line) {
   if (id == 0 || id > requests_.size()) return;
   Request& request = requests_[id - 1];
   if (request.refused_at == 0) request.refused_at = net_->now();
-  const bool ask = absl::StartsWith(line, "ASK ");
-  // Nobody has followed the last one while that was good: it is time that bounds this.
-  const bool not_followed =
-      ask && request.asked_by == node && net_->now() - request.asked_at > kAskIsStale;
-  request.asked_by = ask ? node : -1;
-  request.asked_at = net_->now();
-  if (!ask && !absl::StartsWith(line, "MOVED ")) {
+  if (!absl::StartsWith(line, "MOVED ") && !absl::StartsWith(line, "ASK ")) {
     request.redirects = 0;  // waited out; it is time that bounds this
     return;
   }
-  if (not_followed) return;
   if (request.keys.size() > 1 || request.forges_redirection) return;  // of its fragments
   // A read whose refusal was lost on the way is sent once more.
   const int more = Writes(request.op) ? 1 : 2;

@@ -42,9 +42,6 @@ enum class Op : uint8_t {
   kEcho,  // of the id
 };
 
-// How long the proxy may follow an ASK. Later it asks the owner again.
-inline constexpr Nanos kAskIsStale = 100 * kMillisecond;
-
 class Oracle final : public ExecutionObserver {
  public:
   enum class Outcome : uint8_t { kPending, kDone, kNotExecuted, kUnknown };
@@ -57,8 +54,6 @@ class Oracle final : public ExecutionObserver {
     bool forges_redirection = false;
     bool in_block = false;  // of a transaction, maybe with other keys
     uint8_t redirects = 0;
-    int asked_by = -1;  // the node that refused it last, with an ASK; -1: another refusal
-    Nanos asked_at = 0;
     Nanos issued_at = 0;
     Nanos refused_at = 0;  // by a node, for the first time
     absl::InlinedVector<uint32_t, 1> keys;

@@ -116,15 +116,6 @@ class OracleTest : public testing::TestWithParam<std::tuple<Kind, Trouble>> {
     oracle().OnExecuted(late);
     EXPECT_THAT(world().failure(), HasSubstr("executed after the client's 2th"));
   }
-  // By its owner and, every second time, by `other`.
-  void RefuseOften(absl::string_view how, Nanos between, int other) {
-    const uint64_t id = Issue();
-    for (int i = 0; i < 20; ++i) {
-      const int node = i % 2 == 0 ? Owner().number() : other;
-      oracle().OnRefused(node, id, absl::StrCat(how, " 1 10.0.0.1:7000"));
-      world_.RunFor(between);
-    }
-  }
 
  private:
   static WorldOptions Options() {
@@ -236,27 +227,6 @@ TEST_F(NoScriptTest, ARefusalNeedsACause) {
 TEST_F(NoScriptTest, ThatANodeWasGivenAScriptMeanwhileIsOne) {
   Refuse(/*meanwhile=*/true);
   EXPECT_EQ(world_.failure(), "");
-}
-
-// The node that said ASK is asked again when nobody has followed that in time, however often.
-TEST_P(OracleTest, AnAskThatNobodyFollowedInTimeIsNoRedirection) {
-  RefuseOften("ASK", kAskIsStale + 1, Owner().number());
-  EXPECT_EQ(world().failure(), "");
-}
-
-TEST_P(OracleTest, AnAskThatMayBeFollowedStillIsARedirection) {
-  RefuseOften("ASK", kAskIsStale, Owner().number());
-  EXPECT_THAT(world().failure(), HasSubstr("redirected too often"));
-}
-
-TEST_P(OracleTest, AnAskThatAnotherNodeAnswersWasFollowed) {
-  RefuseOften("ASK", kSecond, cluster().ReplicasOf(Owner().number())[0]);
-  EXPECT_THAT(world().failure(), HasSubstr("redirected too often"));
-}
-
-TEST_P(OracleTest, AMovedIsARedirectionHoweverLate) {
-  RefuseOften("MOVED", kSecond, Owner().number());
-  EXPECT_THAT(world().failure(), HasSubstr("redirected too often"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, OracleTest,
