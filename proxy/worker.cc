@@ -18,6 +18,7 @@ constexpr size_t kIdleBlocksMax = 1024;
 // A turn that took longer: the process did not run, and nobody is to blame for a late reply.
 constexpr absl::Duration kStall = absl::Seconds(1);
 constexpr absl::Duration kWaitMax = absl::Seconds(10);
+constexpr absl::Duration kRoundTripMax = absl::Milliseconds(10);
 // L8, in shares of the memory limit.
 constexpr double kMemoryEasy = 0.80;
 constexpr double kMemoryNoNewClients = 0.90;
@@ -113,7 +114,6 @@ bool Worker::Turn(absl::Duration limit) {
   } else {
     limit = std::clamp(timers_.next() - now_, absl::ZeroDuration(), limit);
   }
-  ring_->SetGatherTime(std::min(absl::Nanoseconds(round_trip_ / 3), config_->batch_wait));
   const size_t completions = ring_->SubmitAndWait(limit, absl::MakeSpan(batch_));
   const absl::Duration late = ring_->Now() - now_ - limit;
   now_ = ring_->Now();
@@ -138,6 +138,13 @@ bool Worker::Turn(absl::Duration limit) {
   ReportGone();
   CheckDrained();
   return !finished_;
+}
+
+void Worker::AdaptBatchWait(absl::Time sent_at) {
+  // So that one late answer does not weigh.
+  const absl::Duration sample = std::min(now_ - sent_at, kRoundTripMax);
+  round_trip_ += (sample - round_trip_) / 16;
+  ring_->SetGatherTime(std::min(round_trip_ / 3, config_->batch_wait));
 }
 
 // --- completions

@@ -126,11 +126,10 @@ class Worker {
   Log* log() { return &log_; }
   const StatsRegistry* all_stats() const { return all_stats_; }
   absl::Time now() const { return now_; }
-  // A node begins to answer what was sent to it at `sent_at`.
+  // A node begins to answer what was sent to it at `sent_at`: how long that takes bounds
+  // --batch-wait.
   void NoteRoundTrip(absl::Time sent_at) {
-    constexpr int64_t kRoundTripMax = 10'000'000;  // so that one late answer does not weigh
-    const int64_t sample = std::min(absl::ToInt64Nanoseconds(now_ - sent_at), kRoundTripMax);
-    round_trip_ += (sample - round_trip_) / 16;
+    if (ABSL_PREDICT_FALSE(config_->batch_wait > absl::ZeroDuration())) AdaptBatchWait(sent_at);
   }
   uint32_t index() const { return index_; }
   uint64_t NextClientId() { return MakeClientId(++last_client_id_, index_, config_->workers); }
@@ -218,6 +217,7 @@ class Worker {
  private:
   static constexpr size_t kTextScratchBytesMax = 4 << 10;
 
+  void AdaptBatchWait(absl::Time sent_at);
   void Handle(io::Completion* completion);
   void OnMessage(const io::Completion& message);
   void AdoptClient(io::Fd fd);
@@ -249,7 +249,8 @@ class Worker {
   std::string instance_name_;
 
   absl::Time now_;
-  int64_t round_trip_ = 0;  // ns, a moving average over the nodes' answers
+  // A moving average over the nodes' answers.
+  absl::Duration round_trip_ = absl::ZeroDuration();
   Log log_;
   io::Timers timers_;
   io::BlockPool backend_blocks_;
