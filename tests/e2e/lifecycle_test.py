@@ -431,6 +431,18 @@ class FeaturesTest(FakeClusterTestCase):
             self.assertEqual(client.command("SET", "k", "v"), b"OK")
         self.serve(proxy)
 
+    def test_waiting_for_more(self):
+        cluster = self.start_fakes()
+        proxy = self.start_proxy(cluster.addresses, "--workers", "1", "--batch-wait", "10ms")
+        self.serve(proxy)
+        clients = [self.client(proxy) for _ in range(24)]
+        for turn in range(20):
+            for number, client in enumerate(clients):
+                client.send("SET", "k%d" % number, turn)
+                client.send("GET", "k%d" % number)
+            for client in clients:
+                self.assertEqual([client.read(), client.read()], [b"OK", b"%d" % turn])
+
     def test_processors_for_itself(self):
         cluster = self.start_fakes()
         proxy = self.start_proxy(cluster.addresses, "--workers", "2", "--pin",

@@ -421,19 +421,18 @@ TEST(UringRingTest, ASignalDoesNotCutATurnShort) {
   sigaction(SIGUSR1, &previous, nullptr);
 }
 
-// Sends one byte on each of `sends` sockets and takes what one call then gives: how many
-// completions are those of sends, and how many of answers.
 class GatherTest : public testing::Test {
  protected:
+  // Completions.
   struct Came {
     size_t sends = 0;
     size_t answers = 0;
   };
 
-  explicit GatherTest() : ring_(NewRing(&directory_, 0)) {
+  GatherTest() : ring_(NewRing(&directory_, 0)) {
     for (size_t i = 0; i < kSockets; ++i) {
       int pair[2];
-      ABSL_ASSERT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+      EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
       own_[i] = pair[0];
       others_[i] = pair[1];
       ring_->Recv(OpToken(OpKind::kRecv, 1, static_cast<uint32_t>(i), 1), own_[i],
@@ -458,6 +457,7 @@ class GatherTest : public testing::Test {
     });
   }
 
+  // Sends a byte on each of so many sockets. What one call then gives.
   Came SendAndWait(size_t sends) {
     for (size_t i = 0; i < sends; ++i) {
       ring_->Send(OpToken(OpKind::kSend, 1, static_cast<uint32_t>(i), 1), own_[i], &message_);

@@ -17,7 +17,8 @@ namespace {
 
 class UringWorld final : public RingWorld {
  public:
-  UringWorld(const RingWorldOptions& world, RingOptions options) : directory_(3) {
+  UringWorld(const RingWorldOptions& world, RingOptions options, absl::Duration gather_time)
+      : directory_(3) {
     options.entries = world.entries;
     options.client_buffers = world.client_buffers;
     options.backend_buffers = world.backend_buffers;
@@ -30,6 +31,7 @@ class UringWorld final : public RingWorld {
         abort();
       }
       rings_[id] = *std::move(ring);
+      rings_[id]->SetGatherTime(gather_time);
     }
     for (const std::string& feature : options.disabled_features) {
       EXPECT_NE(rings_[0]->Describe().find(absl::StrCat(" ", feature, "=0")), std::string::npos);
@@ -57,9 +59,10 @@ class UringWorld final : public RingWorld {
   std::vector<std::string> paths_;
 };
 
-RingFactory With(std::string name, const RingOptions& options) {
-  return {.name = std::move(name), .make = [options](const RingWorldOptions& world) {
-            return std::make_unique<UringWorld>(world, options);
+RingFactory With(std::string name, const RingOptions& options,
+                 absl::Duration gather_time = absl::ZeroDuration()) {
+  return {.name = std::move(name), .make = [options, gather_time](const RingWorldOptions& world) {
+            return std::make_unique<UringWorld>(world, options, gather_time);
           }};
 }
 
@@ -82,7 +85,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Masked({"multishot_accept", "multishot_recv", "buffer_ring", "msg_ring",
                             "registered_ring", "defer_taskrun"}),
                     With("sqpoll", {.submission_thread = true}),
-                    With("busy_poll", {.busy_poll = absl::Milliseconds(2)})),
+                    With("busy_poll", {.busy_poll = absl::Milliseconds(2)}),
+                    With("gather", {}, absl::Milliseconds(2))),
     RingFactoryName);
 
 }  // namespace
