@@ -550,7 +550,8 @@ std::string FakeNode::RunOnScripts(absl::string_view name, const Args& args) {
 }
 
 void FakeNode::LearnScript(absl::string_view text) {
-  if (scripts_.emplace(proxy::Sha1Hex(text), std::string(text)).second) learned_script_at_ = net_->now();
+  if (scripts_.emplace(proxy::Sha1Hex(text), std::string(text)).second)
+    learned_script_at_ = net_->now();
 }
 
 // EVALSHA of a script that the node does not have: the error line; else empty.
