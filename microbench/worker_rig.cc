@@ -48,7 +48,7 @@ class WorkerRig::Nodes final : public sim::ExecutionObserver {
  public:
   explicit Nodes(sim::SimNet* net) : cluster_(net, Options(), this) {}
   void OnExecuted(const sim::Execution&) override {}
-  void OnRefused(int, uint64_t, absl::string_view) override {}
+  void OnRefused(uint64_t, bool, absl::string_view) override {}
   void OnLost(uint64_t, uint32_t) override {}
 
   // What control would tell the worker.

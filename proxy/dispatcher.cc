@@ -270,8 +270,12 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline NodeBackends* Dispatcher::ChooseNode(Request
   Hold* hold = request->hold.get();
   if (hold != nullptr && hold->redirected) {
     NodeBackends* node = worker_->backends()->FindById(hold->target_id);
-    const bool obsolete = hold->AskIsStale(worker_->now()) || IsOvertakenByTopology(*request);
+    const bool stale = hold->AskIsStale(worker_->now());
+    const bool obsolete = stale || IsOvertakenByTopology(*request);
     if (node != nullptr && node->in_topology && !obsolete) return node;
+    // It waited behind others, and was not followed. The owner is asked again as often as there is
+    // time for: that is no loop of nodes.
+    if (stale && request->redirections > 0) --request->redirections;
     hold->redirected = hold->ask = false;
   }
   const cluster::Topology& topology = *state->topology;

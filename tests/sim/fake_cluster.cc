@@ -918,7 +918,7 @@ void FakeNode::ExecuteOnData(Connection* connection, absl::string_view name, con
   }
   if (!refusal.empty()) {
     net_->Trace(refusal, static_cast<uint64_t>(number_) * 1000000 + keys[0], id);
-    cluster_->observer_->OnRefused(number_, id, refusal);
+    cluster_->observer_->OnRefused(id, asked, refusal);
     return Reply(connection, ErrorLine(refusal));
   }
   Reply(connection, RunObserved(connection, name, args, keys, asked));

@@ -89,8 +89,9 @@ struct Execution {
 class ExecutionObserver {
  public:
   virtual void OnExecuted(const Execution& execution) = 0;
-  // Not executed: MOVED, ASK, TRYAGAIN, CLUSTERDOWN, LOADING, … `line` is without '-' and CRLF.
-  virtual void OnRefused(int node, uint64_t id, absl::string_view line) = 0;
+  // Not executed: MOVED, ASK, TRYAGAIN, CLUSTERDOWN, LOADING, … `line` is without '-' and CRLF;
+  // `asked`: it came after ASKING.
+  virtual void OnRefused(uint64_t id, bool asked, absl::string_view line) = 0;
   // What was executed, and maybe acknowledged, is no more: the replica that took over never got it.
   // Id 0: neither what has no id nor, if the key had moved there, what was written before.
   virtual void OnLost(uint64_t id, uint32_t key) = 0;

@@ -231,11 +231,18 @@ void Oracle::CheckAskedForEarlierMove(const Execution& execution) {
   Fail("executed after ASKING at a node that does not have its key yet", execution.id);
 }
 
-void Oracle::OnRefused(int, uint64_t id, absl::string_view line) {
+void Oracle::OnRefused(uint64_t id, bool asked, absl::string_view line) {
   if (id == 0 || id > requests_.size()) return;
   Request& request = requests_[id - 1];
-  if (request.refused_at == 0) request.refused_at = net_->now();
-  if (!absl::StartsWith(line, "MOVED ") && !absl::StartsWith(line, "ASK ")) {
+  const Nanos now = net_->now();
+  if (request.refused_at == 0) request.refused_at = now;
+  // The last one, an ASK, went stale and was not followed: it is time that bounds this.
+  const Nanos told_at = request.told_to_ask_at;
+  const bool dropped = told_at >= 0 && !asked && now - told_at > kAskIsStale;
+  if (dropped && request.redirects > 0) --request.redirects;
+  const bool ask = absl::StartsWith(line, "ASK ");
+  request.told_to_ask_at = ask ? now : -1;
+  if (!ask && !absl::StartsWith(line, "MOVED ")) {
     request.redirects = 0;  // waited out; it is time that bounds this
     return;
   }

@@ -42,6 +42,9 @@ enum class Op : uint8_t {
   kEcho,  // of the id
 };
 
+// How long the proxy may follow an ASK. Later it asks the owner again.
+inline constexpr Nanos kAskIsStale = 100 * kMillisecond;
+
 class Oracle final : public ExecutionObserver {
  public:
   enum class Outcome : uint8_t { kPending, kDone, kNotExecuted, kUnknown };
@@ -54,6 +57,7 @@ class Oracle final : public ExecutionObserver {
     bool forges_redirection = false;
     bool in_block = false;  // of a transaction, maybe with other keys
     uint8_t redirects = 0;
+    Nanos told_to_ask_at = -1;  // its last refusal, if that was an ASK
     Nanos issued_at = 0;
     Nanos refused_at = 0;  // by a node, for the first time
     absl::InlinedVector<uint32_t, 1> keys;
@@ -91,7 +95,7 @@ class Oracle final : public ExecutionObserver {
   void OnAbandoned(uint64_t id);
 
   void OnExecuted(const Execution& execution) override;
-  void OnRefused(int node, uint64_t id, absl::string_view line) override;
+  void OnRefused(uint64_t id, bool asked, absl::string_view line) override;
   void OnLost(uint64_t id, uint32_t key) override;
 
   // Everything that was acknowledged is there, in the nodes that own it.

@@ -116,6 +116,13 @@ class OracleTest : public testing::TestWithParam<std::tuple<Kind, Trouble>> {
     oracle().OnExecuted(late);
     EXPECT_THAT(world().failure(), HasSubstr("executed after the client's 2th"));
   }
+  void RefuseOften(absl::string_view how, Nanos between, bool asked) {
+    const uint64_t id = Issue();
+    for (int i = 0; i < 20; ++i) {
+      oracle().OnRefused(id, asked, absl::StrCat(how, " 1 10.0.0.1:7000"));
+      world_.RunFor(between);
+    }
+  }
 
  private:
   static WorldOptions Options() {
@@ -227,6 +234,27 @@ TEST_F(NoScriptTest, ARefusalNeedsACause) {
 TEST_F(NoScriptTest, ThatANodeWasGivenAScriptMeanwhileIsOne) {
   Refuse(/*meanwhile=*/true);
   EXPECT_EQ(world_.failure(), "");
+}
+
+// The owner is asked again when nobody has followed it in time.
+TEST_P(OracleTest, AnAskThatNobodyFollowedInTimeIsNoRedirection) {
+  RefuseOften("ASK", kAskIsStale + 1, false);
+  EXPECT_EQ(world().failure(), "");
+}
+
+TEST_P(OracleTest, AnAskThatMayBeFollowedStillIsARedirection) {
+  RefuseOften("ASK", kAskIsStale, false);
+  EXPECT_THAT(world().failure(), HasSubstr("redirected too often"));
+}
+
+TEST_P(OracleTest, AnAskThatWasFollowedIsARedirectionHoweverLate) {
+  RefuseOften("ASK", kSecond, true);
+  EXPECT_THAT(world().failure(), HasSubstr("redirected too often"));
+}
+
+TEST_P(OracleTest, AMovedIsARedirectionHoweverLate) {
+  RefuseOften("MOVED", kSecond, false);
+  EXPECT_THAT(world().failure(), HasSubstr("redirected too often"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, OracleTest,

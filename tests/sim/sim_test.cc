@@ -344,6 +344,30 @@ TEST_F(SimTest, AnAskThatHadToWaitIsAskedForAgain) {
   EXPECT_EQ(client->received(), "$1\r\nx\r\n");
 }
 
+// It waits behind another one for longer than an ASK is good for, and the owner is asked again each
+// time. Nothing was followed.
+TEST_F(SimTest, AnAskThatNobodyFollowedIsNoRedirection) {
+  SimClient* client = world().Connect();
+  Ask(client, "SET {a}1 x");
+  Ask(client, "SET {a}2 x");
+  const cluster::Slot slot = cluster::SlotOf("a");
+  const int from = cluster().OwnerOf(slot);
+  cluster().BeginMigration(slot, OtherThan(from));
+  cluster().MigrateKey(cluster().keys()->Intern("{a}1"));
+  const std::string try_again = "TRYAGAIN Multiple keys request during rehashing of slot";
+  client->Send(absl::StrCat(Command({"EVAL", "fail " + try_again, "1", "{a}1", "y"}),
+                            Command({"INCR", "{a}3"})));
+  world().RunFor(4 * kSecond);
+  EXPECT_EQ(client->received(), "");
+  EXPECT_GT(std::count(cluster().node(from)->journal().begin(),
+                       cluster().node(from)->journal().end(), "!INCR {a}3"),
+            6);
+  cluster().EndMigration(slot);
+  cluster().SpreadNews();
+  world().RunUntilIdle();
+  EXPECT_EQ(client->received(), absl::StrCat("-", try_again, "\r\n:1\r\n"));
+}
+
 // What waited behind it on that connection was sent all the same.
 TEST_F(SimTest, NobodyOvertakesAnAskThatHadToWait) {
   SimClient* client = world().Connect();
