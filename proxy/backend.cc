@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/base/attributes.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -48,6 +49,7 @@ Backend::Backend(Worker* worker, uint32_t index, uint32_t generation)
       generation_(generation),
       connection_(worker->ring()),
       timer_(worker->timers(), &Backend::TimerFired, this),
+      hold_timer_(worker->timers(), &Backend::HoldTimerFired, this),
       arena_(worker->backend_blocks()) {}
 
 void Backend::Become(State next) {
@@ -240,10 +242,18 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Backend::GiveOrQueue(Request* request) 
   if (unsent_.empty() && MayGive() && !MustGoApart(*request)) {
     Give(request);
   } else {
-    unsent_.Push(request);
-    unsent_bytes_ += request->bytes.size();
+    Queue(request);
   }
   worker_->MarkDirty(this);
+}
+
+void Backend::Queue(Request* request) {
+  unsent_.Push(request);
+  unsent_bytes_ += request->bytes.size();
+  if (request->hold == nullptr || request->client == nullptr) return;
+  const absl::Time deadline = request->hold->deadline;
+  if (deadline == absl::InfiniteFuture()) return;
+  if (!hold_timer_.armed() || deadline < hold_timer_.when()) hold_timer_.Set(deadline);
 }
 
 void Backend::Enqueue(Request* request) {
@@ -291,7 +301,7 @@ void Backend::Give(Request* request) {
   }
   request->state = Request::State::kSent;
   request->handed_over = true;
-  if (request->hold != nullptr) request->hold->place.Leave();
+  if (request->hold != nullptr) request->hold->OnGiven();
   if ((request->command->flags & cluster::kFlagSlow) != 0) ++node_->slow_outstanding;
   worker_->stats()->backend_requests.Add(1);
   worker_->stats()->payload_bytes_forwarded.Add(request->bytes.size());
@@ -317,22 +327,20 @@ void Backend::Flush() {
   while (!unsent_.empty() && MayGive()) {
     Request* request = unsent_.front();
     if (unsent_.size() > Request::kAhead) Request::Prefetch(unsent_.begin()[Request::kAhead]);
+    const bool apart = MustGoApart(*request);
+    const bool stale =  // the connection took too long to open
+        request->asking && request->hold != nullptr && request->hold->AskIsStale(worker_->now());
+    if (request->client != nullptr && (apart || stale)) {
+      if (apart) request->private_connection = request->force_primary = true;
+      GiveBack([request](const Request& other) { return &other == request; });
+      dropped = true;
+      continue;
+    }
     unsent_.Pop();
     unsent_bytes_ -= request->bytes.size();
     // Its client left before it was handed over.
     if (request->client == nullptr && !request->is_script_repair) {
       worker_->requests()->Give(request);
-      dropped = true;
-      continue;
-    }
-    if (request->asking && request->hold != nullptr && request->hold->AskIsStale(worker_->now())) {
-      GiveBack(request);  // the connection took too long to open
-      dropped = true;
-      continue;
-    }
-    if (MustGoApart(*request)) {
-      request->private_connection = request->force_primary = true;
-      GiveBack(request);
       dropped = true;
       continue;
     }
@@ -345,21 +353,23 @@ void Backend::Flush() {
   if (state_ == State::kRetired && owed() == 0) Fail(Failure::kRetired, "");
 }
 
-// The request, and those behind it that must not overtake it, find another way.
-void Backend::GiveBack(Request* request) {
-  const Client* client = request->client;
-  const cluster::Slot slot = request->slot;
+// Of those that were not given to the connection: what is meant, and what must not overtake it,
+// finds another way. False: there was nothing.
+bool Backend::GiveBack(absl::FunctionRef<bool(const Request&)> which) {
+  absl::flat_hash_set<std::pair<const Client*, cluster::Slot>> before;
   Fifo<Request*> unsent;
   unsent.Swap(&unsent_);
-  SettleOne(request, false, false);
-  for (Request* behind : unsent) {
-    if (behind->client != client || behind->slot != slot) {
-      unsent_.Push(behind);
-      continue;
+  unsent_bytes_ = 0;
+  for (Request* request : unsent) {
+    const std::pair<const Client*, cluster::Slot> place(request->client, request->slot);
+    if (request->client != nullptr && (before.contains(place) || which(*request))) {
+      before.insert(place);
+      SettleOne(request, false, false);
+    } else {
+      Queue(request);
     }
-    unsent_bytes_ -= behind->bytes.size();
-    SettleOne(behind, false, false);
   }
+  return !before.empty();
 }
 
 void Backend::OnSend(const io::Completion& completion) {
@@ -597,6 +607,15 @@ void Backend::OnTimer() {
   }
 }
 
+// Somebody's wait for the cluster is over before the connection could take the request.
+void Backend::OnHoldTimer() {
+  const bool any = GiveBack([this](const Request& request) {
+    return request.hold != nullptr && request.hold->deadline <= worker_->now();
+  });
+  // Nobody else would use it.
+  if (any && options_.is_private && state_ < State::kOpen) Fail(Failure::kRetired, "");
+}
+
 // --- the end
 
 void Backend::Retire() {
@@ -615,6 +634,7 @@ void Backend::Fail(Failure failure, absl::string_view why) {
   if (state_ == State::kClosing || state_ == State::kFree) return;
   failure_ = failure;
   timer_.Stop();
+  hold_timer_.Stop();
   EndLease();
   Become(State::kClosing);
   worker_->backends()->Forget(this);

@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/string_view.h"
 #include "io/buffer_pool.h"
 #include "io/connection.h"
@@ -177,6 +178,7 @@ class Backend {
   void OnPong(char type);
   void FenceOff();
   void GiveOrQueue(Request* request);
+  void Queue(Request* request);
   // Two entries: a request may come with an ASKING.
   bool HasRoomToGive() const {
     return pending_.size() + 2 <= PendingRing::kEntriesMax &&
@@ -186,7 +188,7 @@ class Backend {
   bool MayGive() const;
   void Give(Request* request);
   void GiveBurst(Request* request);
-  void GiveBack(Request* request);
+  bool GiveBack(absl::FunctionRef<bool(const Request&)> which);
   // A reply to so many bytes, which are sent next.
   void Expect(Request* request, size_t bytes, absl::Time now) {
     const uint64_t begin = connection_.sent_bytes() + connection_.unsent_bytes();
@@ -202,6 +204,8 @@ class Backend {
   void SetDeadline(absl::Time deadline);
   void OnTimer();
   static void TimerFired(void* self) { static_cast<Backend*>(self)->OnTimer(); }
+  void OnHoldTimer();
+  static void HoldTimerFired(void* self) { static_cast<Backend*>(self)->OnHoldTimer(); }
 
   Worker* const worker_;
   const uint32_t index_;
@@ -211,8 +215,9 @@ class Backend {
   NodeBackends* node_ = nullptr;
   Options options_;
   io::Connection connection_;
-  io::Timer timer_;  // connect, handshake, or the front entry's deadline
-  io::Arena arena_;  // bytes of small requests
+  io::Timer timer_;       // connect, handshake, or the front entry's deadline
+  io::Timer hold_timer_;  // the first of those by when what is in unsent_ may wait no longer
+  io::Arena arena_;       // bytes of small requests
   resp::ReplyScanner scanner_;
 
   PendingRing pending_;    // given to the connection; replies come in this order

@@ -145,6 +145,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Dispatcher::Send(Request* request, cons
     client->plain_epoch = worker_->route_epoch();
   }
   request->asking = request->hold != nullptr && request->hold->ask;
+  if (ABSL_PREDICT_FALSE(route.backend->state() != Backend::State::kOpen)) HoldForOpening(request);
   if (ABSL_PREDICT_FALSE(request->private_connection)) PreparePrivate(request, route.backend);
   if (!request->command->is_read_only()) client->NoteWrite(worker_->now());
   if (ABSL_PREDICT_FALSE(request->is_burst || request->private_connection)) {
@@ -540,6 +541,12 @@ bool Dispatcher::TakePlace(Request* request, const Route& route, uint64_t bytes)
 
 void Dispatcher::TakePlaceOrExpire(Request* request, const Route& route) {
   if (!TakePlace(request, route, request->bytes.size())) request->hold->deadline = worker_->now();
+}
+
+// Its connection is not open yet.
+void Dispatcher::HoldForOpening(Request* request) {
+  const bool waited = request->hold != nullptr && request->hold->deadline != absl::InfiniteFuture();
+  EnsureHold(request)->opening |= !waited;
 }
 
 // Nobody serves the slot, or its node can't be connected to at this time.
@@ -1068,7 +1075,7 @@ bool Dispatcher::SharesKey(const Request& a, const Request& b) {
 // --- lost connections
 
 void Dispatcher::OnNotHandedOver(Request* request) {
-  EnsureHold(request);
+  EnsureHold(request)->opening = false;
   Wait(request);
   worker_->WakeClient(request->client);
 }

@@ -94,6 +94,7 @@ class Dispatcher {
   void EndHold(Request* request, absl::string_view line);
   bool TakePlace(Request* request, const Route& route, uint64_t bytes);
   void TakePlaceOrExpire(Request* request, const Route& route);
+  void HoldForOpening(Request* request);
   void HoldForNode(Request* request, const Route& route);
   Verdict CheckHold(Request* request);
   Verdict CheckRepair(Request* request);

@@ -519,6 +519,20 @@ TEST_F(FaultsTest, L11_ADeadlineIsKeptWhateverWasThereBefore) {
   EXPECT_EQ(other->received(), kTimeout);
 }
 
+// As long as its wait for the cluster may last, and no longer.
+TEST_F(FaultsTest, L11_WhatWaitsForAConnectionToOpenIsAnsweredInTime) {
+  SimClient* client = world().Connect();
+  Ask(client, "GET {a}");
+  // A second for each reply of its handshake, or nearly.
+  NodeOf("a").set_service_time(900 * kMillisecond, 900 * kMillisecond);
+  NodeOf("a").DropConnections();
+  world().RunFor(kMillisecond);
+  const Nanos begin = world().now();
+  EXPECT_THAT(Ask(client, "SET a y"), testing::HasSubstr("(not executed)"));
+  EXPECT_GE(world().now() - begin, 5 * kSecond - kMillisecond);
+  EXPECT_LE(world().now() - begin, 6 * kSecond);
+}
+
 TEST_F(FaultsTest, L12_ForgedRedirectionsAskForAtMostFiveRefreshesASecond) {
   std::vector<SimClient*> clients;
   for (int i = 0; i < 50; ++i) clients.push_back(world().Connect());
