@@ -431,18 +431,17 @@ void Backend::TakeReplies(io::Slice data) {
     }
     if (ABSL_PREDICT_FALSE(request->is_burst) &&
         request->transaction->burst->TakeQueueReply(piece, complete)) {
-      progress_at_ = worker_->now();
+      NotePiece(front);
       continue;
     }
     if (complete) {
-      if ((request->command->flags & cluster::kFlagSlow) != 0) {
-        --node_->slow_outstanding;
-        progress_at_ = worker_->now();
-      }
+      const bool slow = (request->command->flags & cluster::kFlagSlow) != 0;
+      const bool in_pieces = front.end == piece_of_;
       worker_->stats()->backend_replies.Add(1);
       pending_.Pop();
+      if (ABSL_PREDICT_FALSE(slow || in_pieces)) OnLongReplyEnd(*request);
     } else {
-      progress_at_ = worker_->now();
+      NotePiece(front);
       const uint64_t missing = scanner_.bytes_missing();
       if (missing > kLargeReplyBytes) connection_.ExpectLarge(missing);
     }
@@ -527,7 +526,7 @@ void Backend::OnSlowReader() {
 }
 
 void Backend::ResumeReplies() {
-  progress_at_ = worker_->now();
+  NotePiece(pending_.front());
   connection_.StartRecv();
   ArmDeadline();
 }
@@ -554,13 +553,31 @@ void Backend::SetDeadline(absl::Time deadline) {
   timer_.Set(std::min(deadline, worker_->now() + worker_->config().reply_timeout));
 }
 
+void Backend::NotePiece(const PendingRing::Entry& front) {
+  piece_at_ = worker_->now();
+  piece_of_ = front.end;
+}
+
+// Of a slow command, or in pieces. Behind a slow one everybody has the whole time from now; behind
+// pieces only who has none left: they are no time for others.
+void Backend::OnLongReplyEnd(const Request& request) {
+  const bool slow = (request.command->flags & cluster::kFlagSlow) != 0;
+  if (slow) --node_->slow_outstanding;
+  const bool late = !pending_.empty() && FrontDeadline() <= worker_->now();
+  if (slow || late) turn_at_ = worker_->now();
+  timer_.Stop();
+  ArmDeadline();
+}
+
 absl::Time Backend::FrontDeadline() {
   const PendingRing::Entry& front = pending_.front();
   if (ABSL_PREDICT_FALSE(options_.is_private) && blocked() != nullptr) {
     const Block& block = *front.request->block;
     return std::min(block.until, block.moved_at) + kBlockedGrace;
   }
-  return std::max(front.sent_at, progress_at_) + ReplyTimeout();
+  absl::Time since = std::max(front.sent_at, turn_at_);
+  if (front.end == piece_of_) since = std::max(since, piece_at_);
+  return since + ReplyTimeout();
 }
 
 Request* Backend::blocked() {

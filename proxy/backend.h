@@ -199,6 +199,8 @@ class Backend {
   void SettleUnsent();
   void SettleOne(Request* request, bool handed_over, bool head);
   absl::Duration ReplyTimeout() const;
+  void NotePiece(const PendingRing::Entry& front);
+  void OnLongReplyEnd(const Request& request);
   absl::Time FrontDeadline();
   void ArmDeadline();
   void SetDeadline(absl::Time deadline);
@@ -223,7 +225,10 @@ class Backend {
   PendingRing pending_;    // given to the connection; replies come in this order
   Fifo<Request*> unsent_;  // not given to it yet
   size_t unsent_bytes_ = 0;
-  absl::Time progress_at_;  // a long reply moved on, or a slow command ended
+  // A reply that comes in pieces moves on: the time of its last piece, and the end of its request.
+  absl::Time piece_at_;
+  uint64_t piece_of_ = 0;
+  absl::Time turn_at_;  // until then, what is owed now waited for a reply that took its time
   struct Waiter {
     uint32_t index, generation;
   };

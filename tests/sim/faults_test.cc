@@ -519,6 +519,48 @@ TEST_F(FaultsTest, L11_ADeadlineIsKeptWhateverWasThereBefore) {
   EXPECT_EQ(other->received(), kTimeout);
 }
 
+// A node that sends a byte now and then keeps alive the request whose reply it is, nobody behind
+// it.
+TEST_F(FaultsTest, L11_PiecesOfOthersRepliesGiveNoMoreTime) {
+  SimClient* client = world().Connect();
+  SimClient* other = world().Connect();
+  Ask(client, "GET {a}");
+  NodeOf("a").AnswerNext("GET", "$2\r\n");
+  client->SendCommand("GET a");
+  world().RunFor(kMillisecond);
+  NodeOf("a").set_service_time(100 * kSecond, 100 * kSecond);
+  const Nanos begin = world().now();
+  other->SendCommand("SET b{a} y");
+  world().RunFor(3 * kSecond);
+  NodeOf("a").SendUnasked("x");
+  world().RunFor(kSecond);
+  NodeOf("a").SendUnasked("y\r\n");
+  world().RunUntil([&] { return !other->received().empty(); }, 60 * kSecond);
+  EXPECT_EQ(client->received(), "$2\r\nxy\r\n");
+  EXPECT_EQ(other->received(), kTimeout);
+  EXPECT_LE(world().now() - begin, 5 * kSecond + kMillisecond);
+}
+
+TEST_F(FaultsTest, L11_BehindAReplyThatTookLongerIsTheWholeTime) {
+  SimClient* client = world().Connect();
+  SimClient* other = world().Connect();
+  Ask(client, "GET {a}");
+  NodeOf("a").AnswerNext("GET", "$9\r\n");
+  client->SendCommand("GET a");
+  world().RunFor(kMillisecond);
+  NodeOf("a").set_service_time(13 * kSecond, 13 * kSecond);
+  other->SendCommand("GET b{a}");
+  for (int i = 0; i < 9; ++i) {
+    NodeOf("a").SendUnasked("x");
+    world().RunFor(kSecond);
+  }
+  NodeOf("a").SendUnasked("\r\n");
+  world().RunFor(4500 * kMillisecond);
+  EXPECT_EQ(client->received(), "$9\r\nxxxxxxxxx\r\n");
+  EXPECT_EQ(other->received(), "$-1\r\n");
+  EXPECT_EQ(Sum(&proxy::WorkerStats::backend_timeouts), 0u);
+}
+
 // As long as its wait for the cluster may last, and no longer.
 TEST_F(FaultsTest, L11_WhatWaitsForAConnectionToOpenIsAnsweredInTime) {
   SimClient* client = world().Connect();
