@@ -25,6 +25,8 @@ constexpr absl::string_view kExec = "*1\r\n$4\r\nEXEC\r\n";
 constexpr absl::Duration kBlockedGrace = absl::Seconds(1);
 // Each reply of a handshake is quick or the node is not well.
 constexpr absl::Duration kHandshakeReplyTimeoutMax = absl::Seconds(1);
+// What waits for a connection may be answered so much later than its wait is over.
+constexpr absl::Duration kHoldTimerStep = absl::Milliseconds(5);
 constexpr size_t kHandshakeFrameBytesMax = 64 << 10;
 
 constexpr absl::string_view kTimeoutError = "ERR proxy: backend timeout (outcome unknown)";
@@ -253,7 +255,9 @@ void Backend::Queue(Request* request) {
   if (request->hold == nullptr || request->client == nullptr) return;
   const absl::Time deadline = request->hold->deadline;
   if (deadline == absl::InfiniteFuture()) return;
-  if (!hold_timer_.armed() || deadline < hold_timer_.when()) hold_timer_.Set(deadline);
+  // Each time, all that wait are looked at.
+  const absl::Time when = std::max(deadline, worker_->now() + kHoldTimerStep);
+  if (!hold_timer_.armed() || when < hold_timer_.when()) hold_timer_.Set(when);
 }
 
 void Backend::Enqueue(Request* request) {
@@ -301,7 +305,7 @@ void Backend::Give(Request* request) {
   }
   request->state = Request::State::kSent;
   request->handed_over = true;
-  if (request->hold != nullptr) request->hold->OnGiven();
+  if (request->hold != nullptr) request->hold->place.Leave();
   if ((request->command->flags & cluster::kFlagSlow) != 0) ++node_->slow_outstanding;
   worker_->stats()->backend_requests.Add(1);
   worker_->stats()->payload_bytes_forwarded.Add(request->bytes.size());
@@ -333,6 +337,7 @@ void Backend::Flush() {
     if (request->client != nullptr && (apart || stale)) {
       if (apart) request->private_connection = request->force_primary = true;
       GiveBack([request](const Request& other) { return &other == request; });
+      if (request->is_blocking) EndLease();
       dropped = true;
       continue;
     }
@@ -471,10 +476,7 @@ bool Backend::MayHaveForged(const Request& request) const {
 }
 
 void Backend::AfterReply() {
-  if (!waiters_.empty() && owed() < PendingRing::kEntriesMax / 2) {
-    for (const Waiter& waiter : waiters_) worker_->WakeClient(waiter.index, waiter.generation);
-    waiters_.clear();
-  }
+  if (!waiters_.empty() && owed() < PendingRing::kEntriesMax / 2) WakeWaiters();
   if (owed() == 0) {
     if (options_.is_private && !leased_ && state_ == State::kOpen) {
       worker_->backends()->GiveBack(this);
@@ -533,6 +535,11 @@ void Backend::ResumeReplies() {
 
 void Backend::AddWaiter(uint32_t client_index, uint32_t client_generation) {
   waiters_.push_back({client_index, client_generation});
+}
+
+void Backend::WakeWaiters() {
+  for (const Waiter& waiter : waiters_) worker_->WakeClient(waiter.index, waiter.generation);
+  waiters_.clear();
 }
 
 // --- time
@@ -629,8 +636,9 @@ void Backend::OnHoldTimer() {
   const bool any = GiveBack([this](const Request& request) {
     return request.hold != nullptr && request.hold->deadline <= worker_->now();
   });
-  // Nobody else would use it.
-  if (any && options_.is_private && state_ < State::kOpen) Fail(Failure::kRetired, "");
+  if (!any) return;
+  WakeWaiters();
+  if (options_.is_private) Retire();  // it was for that request
 }
 
 // --- the end
@@ -689,8 +697,7 @@ void Backend::Fail(Failure failure, absl::string_view why) {
       break;
   }
   if (failure != Failure::kRetired) worker_->HintRefresh("");
-  for (const Waiter& waiter : waiters_) worker_->WakeClient(waiter.index, waiter.generation);
-  waiters_.clear();
+  WakeWaiters();
   handshake_.reset();
   if (connection_.state() == io::Connection::State::kOpen) connection_.BeginClose();
   if (connection_.closed()) Settle();
@@ -762,11 +769,12 @@ void Backend::SettleOne(Request* request, bool handed_over, bool head) {
   --client->in_flight;
   // What a WATCH watched, if it did, is not watched any more; and who waits at a node that does not
   // own the slot any more gets nothing there: it is as if they had not been sent.
-  if ((request->watched && !request->is_burst) ||
-      (request->is_blocking && request->block->moved_at != absl::InfiniteFuture())) {
+  const bool moved = request->is_blocking && request->block->moved_at != absl::InfiniteFuture();
+  if ((request->watched && !request->is_burst) || moved) {
     client->DropReply(request);
     handed_over = false;
   }
+  if (moved) request->hold.reset();  // so the wait for another node begins here
   if (!handed_over) {
     request->handed_over = false;
     return worker_->dispatcher()->OnNotHandedOver(request);

@@ -175,6 +175,7 @@ class Backend {
   void TakeHandshake(const io::Slice& data);
   bool MayHaveForged(const Request& request) const;
   void AfterReply();
+  void WakeWaiters();
   void OnPong(char type);
   void FenceOff();
   void GiveOrQueue(Request* request);

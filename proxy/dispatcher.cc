@@ -137,6 +137,12 @@ absl::string_view OwnerId(const cluster::Topology& topology, cluster::Slot slot)
 
 // --- a new request
 
+// It waits for the connection.
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Dispatcher::HoldWhileOpening(Request* request,
+                                                                      const Backend& backend) {
+  if (ABSL_PREDICT_FALSE(backend.state() != Backend::State::kOpen)) EnsureHold(request);
+}
+
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Dispatcher::Send(Request* request, const Route& route) {
   Client* client = request->client;
   if (!route.plain || request->private_connection) {
@@ -145,7 +151,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Dispatcher::Send(Request* request, cons
     client->plain_epoch = worker_->route_epoch();
   }
   request->asking = request->hold != nullptr && request->hold->ask;
-  if (ABSL_PREDICT_FALSE(route.backend->state() != Backend::State::kOpen)) HoldForOpening(request);
+  HoldWhileOpening(request, *route.backend);
   if (ABSL_PREDICT_FALSE(request->private_connection)) PreparePrivate(request, route.backend);
   if (!request->command->is_read_only()) client->NoteWrite(worker_->now());
   if (ABSL_PREDICT_FALSE(request->is_burst || request->private_connection)) {
@@ -186,6 +192,7 @@ bool Dispatcher::Start(Request* request, const io::Rope& frame) {
         return true;
       }
       request->bytes = request->client->KeepFrame(frame);
+      HoldWhileOpening(request, *route.backend);
       Wait(request);
       route.backend->AddWaiter(request->client->index(), request->client->generation());
       return false;
@@ -533,6 +540,17 @@ Hold* Dispatcher::EnsureHold(Request* request) {
   return hold;
 }
 
+// A node has refused it. From the first time on it may wait for so long, whatever it has waited for
+// before; an Ask has a time of its own.
+Hold* Dispatcher::HoldRefused(Request* request) {
+  Hold* hold = EnsureHold(request);
+  if (!hold->refused && request->ask() == nullptr) {
+    hold->deadline = worker_->now() + worker_->config().hold_timeout;
+  }
+  hold->refused = true;
+  return hold;
+}
+
 // Among those that wait for a connection to the node. False: too many do.
 bool Dispatcher::TakePlace(Request* request, const Route& route, uint64_t bytes) {
   if (request->hold == nullptr) request->hold = std::make_unique<Hold>();
@@ -541,12 +559,6 @@ bool Dispatcher::TakePlace(Request* request, const Route& route, uint64_t bytes)
 
 void Dispatcher::TakePlaceOrExpire(Request* request, const Route& route) {
   if (!TakePlace(request, route, request->bytes.size())) request->hold->deadline = worker_->now();
-}
-
-// Its connection is not open yet.
-void Dispatcher::HoldForOpening(Request* request) {
-  const bool waited = request->hold != nullptr && request->hold->deadline != absl::InfiniteFuture();
-  EnsureHold(request)->opening |= !waited;
 }
 
 // Nobody serves the slot, or its node can't be connected to at this time.
@@ -637,6 +649,7 @@ void Dispatcher::Wake(Client* client) {
       } else if (slot.on != nullptr && slot.on != route.backend) {
         // Another connection than that of the earlier ones: their replies wake it.
       } else if (!route.backend->HasRoom(request->bytes.size())) {
+        HoldWhileOpening(request, *route.backend);
         route.backend->AddWaiter(client->index(), client->generation());
       } else {
         LeaveWaiting(request);
@@ -937,8 +950,7 @@ bool Dispatcher::OnNoScript(Request* request, Backend* backend, absl::string_vie
 }
 
 void Dispatcher::WaitAndRetry(Request* request, absl::string_view line) {
-  Hold* hold = EnsureHold(request);
-  hold->refused = true;
+  Hold* hold = HoldRefused(request);
   if (Ask* ask = request->ask(); ask != nullptr) ask->refused = true;
   hold->error = std::string(line);
   request->redirections = 0;  // it is time that bounds this, and each round may need an ASK
@@ -976,8 +988,7 @@ bool Dispatcher::OnRedirection(Request* request, Backend* backend,
     }
     return true;
   }
-  Hold* hold = EnsureHold(request);
-  hold->refused = true;
+  Hold* hold = HoldRefused(request);
   hold->ask = ask;
   hold->redirected = false;
   hold->refused_by = from.id;
@@ -1053,9 +1064,8 @@ bool Dispatcher::RunsAgain(Request* request) {
     overtook = other->hold->refused && SharesKey(*other, *request);
   });
   if (!overtook || write_follows) return false;
-  Hold* hold = EnsureHold(request);
+  Hold* hold = HoldRefused(request);
   if (hold->deadline <= worker_->now()) return false;
-  hold->refused = true;
   hold->redirected = hold->ask = false;
   hold->not_before = worker_->now();
   hold->error = std::string(kConnectionLostError);  // at the deadline; it did run once
@@ -1075,7 +1085,7 @@ bool Dispatcher::SharesKey(const Request& a, const Request& b) {
 // --- lost connections
 
 void Dispatcher::OnNotHandedOver(Request* request) {
-  EnsureHold(request)->opening = false;
+  EnsureHold(request);
   Wait(request);
   worker_->WakeClient(request->client);
 }

@@ -94,7 +94,8 @@ class Dispatcher {
   void EndHold(Request* request, absl::string_view line);
   bool TakePlace(Request* request, const Route& route, uint64_t bytes);
   void TakePlaceOrExpire(Request* request, const Route& route);
-  void HoldForOpening(Request* request);
+  void HoldWhileOpening(Request* request, const Backend& backend);
+  Hold* HoldRefused(Request* request);
   void HoldForNode(Request* request, const Route& route);
   Verdict CheckHold(Request* request);
   Verdict CheckRepair(Request* request);

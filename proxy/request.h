@@ -88,7 +88,6 @@ class WaitingPlace {
 // Why a request waits, and until when. Only for those that do: the rare path.
 struct Hold {
   absl::Time deadline = absl::InfiniteFuture();  // then it is answered with `error`
-  bool opening = false;                          // … and that is for a connection to open, so far
   absl::Time not_before = absl::InfinitePast();  // backoff
   // Waits for its slot's node, as this topology (Worker::topology_number) has it: another one ends
   // `not_before`. 0: waits for something else.
@@ -116,12 +115,6 @@ struct Hold {
   // An ASK is good for now: later the slot may have moved on, and its target may be importing it
   // once more, without the key. The slot's owner is asked again then.
   bool AskIsStale(absl::Time now) const { return ask && ask_at + absl::Milliseconds(100) < now; }
-
-  // To an open connection: should it be refused, another wait begins.
-  void OnGiven() {
-    place.Leave();
-    if (std::exchange(opening, false)) deadline = absl::InfiniteFuture();
-  }
 };
 
 // The fragments of a split request, or the requests of a procedure's step.

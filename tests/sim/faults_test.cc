@@ -570,9 +570,52 @@ TEST_F(FaultsTest, L11_WhatWaitsForAConnectionToOpenIsAnsweredInTime) {
   NodeOf("a").DropConnections();
   world().RunFor(kMillisecond);
   const Nanos begin = world().now();
-  EXPECT_THAT(Ask(client, "SET a y"), testing::HasSubstr("(not executed)"));
+  EXPECT_THAT(Ask(client, "SET a y"), HasSubstr("(not executed)"));
   EXPECT_GE(world().now() - begin, 5 * kSecond - kMillisecond);
   EXPECT_LE(world().now() - begin, 6 * kSecond);
+}
+
+// What it was refused before it was on its way does not take of the time that it has afterwards.
+TEST_F(FaultsTest, L11_ARefusalBeginsTheWaitWhateverWasWaitedForBefore) {
+  Make({.configure = [](proxy::Config* config) { config->hold_timeout = absl::Seconds(2); }});
+  SimClient* client = world().Connect();
+  Ask(client, "GET {a}");
+  FakeNode& node = NodeOf("a");
+  node.set_service_time(200 * kMillisecond, 200 * kMillisecond);
+  node.DropConnections();
+  world().RunFor(kMillisecond);
+  node.set_cluster_down(true);
+  client->SendCommand("SET a y");
+  world().RunFor(3500 * kMillisecond);
+  EXPECT_EQ(client->received(), "");
+  node.set_cluster_down(false);
+  world().RunFor(kSecond);
+  EXPECT_EQ(client->received(), "+OK\r\n");
+}
+
+// A block whose connection took too long to open does not keep the place of one that waits there.
+TEST_F(FaultsTest, L11_WhatIsGivenBackByAConnectionLeavesNoLease) {
+  Make({.configure = [](proxy::Config* config) { config->private_connections_max = 1; }});
+  SimClient* client = world().Connect();
+  FakeNode& owner = NodeOf("l");
+  FakeNode& target = *cluster().node(OtherThan(owner.number()));
+  for (int i = 0; i < 10; ++i) {
+    owner.AnswerNext("BLPOP",
+                     absl::StrCat("-ASK ", cluster::SlotOf("l"), " ", target.HostPort(), "\r\n"));
+  }
+  // The first ASK is stale when that has opened.
+  target.set_service_time(40 * kMillisecond, 40 * kMillisecond);
+  target.AnswerNext("BLPOP", "*-1\r\n");
+  EXPECT_EQ(Ask(client, "BLPOP l 2"), "*-1\r\n");
+  // The wait is over before that has opened.
+  target.set_service_time(900 * kMillisecond, 900 * kMillisecond);
+  target.DropConnections();
+  world().RunFor(kMillisecond);
+  EXPECT_THAT(Ask(client, "BLPOP l 0"), HasSubstr("(not executed)"));
+  target.set_service_time(kMicrosecond, kMicrosecond);
+  world().RunFor(10 * kSecond);
+  target.AnswerNext("BLPOP", "*-1\r\n");
+  EXPECT_EQ(Ask(client, "BLPOP l 2"), "*-1\r\n");
 }
 
 TEST_F(FaultsTest, L12_ForgedRedirectionsAskForAtMostFiveRefreshesASecond) {
