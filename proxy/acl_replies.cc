@@ -16,6 +16,7 @@
 #include "cluster/router.h"
 #include "proxy/command_docs.h"
 #include "proxy/local_handlers.h"
+#include "proxy/server_info.h"
 #include "resp/views.h"
 
 namespace proxy {

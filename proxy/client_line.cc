@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "proxy/local_handlers.h"
 #include "proxy/messages.h"
+#include "proxy/server_info.h"
 
 namespace proxy {
 namespace {

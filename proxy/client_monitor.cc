@@ -10,6 +10,7 @@
 #include "proxy/local_handlers.h"
 #include "proxy/monitor_line.h"
 #include "proxy/monitors.h"
+#include "proxy/server_info.h"
 #include "proxy/worker.h"
 
 namespace proxy {

@@ -15,6 +15,7 @@
 #include "proxy/local_commands.h"
 #include "proxy/local_handlers.h"
 #include "proxy/procedure.h"
+#include "proxy/server_info.h"
 #include "proxy/worker.h"
 #include "resp/views.h"
 

@@ -16,6 +16,7 @@
 #include "proxy/glob.h"
 #include "proxy/learned_commands.h"
 #include "proxy/local_handlers.h"
+#include "proxy/server_info.h"
 
 namespace proxy {
 namespace {

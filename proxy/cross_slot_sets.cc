@@ -17,6 +17,7 @@
 #include "proxy/cross_slot.h"
 #include "proxy/every_node.h"
 #include "proxy/local_handlers.h"
+#include "proxy/server_info.h"
 #include "proxy/set_algebra.h"
 #include "proxy/set_command.h"
 #include "proxy/step_time.h"

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "proxy/local_handlers.h"
+#include "proxy/server_info.h"
 
 namespace proxy {
 namespace {

@@ -18,6 +18,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "proxy/local_handlers.h"
+#include "proxy/server_info.h"
 
 namespace proxy {
 namespace {

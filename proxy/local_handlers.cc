@@ -7,12 +7,11 @@
 #include <vector>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "cluster/router.h"
 #include "cluster/slot.h"
+#include "proxy/server_info.h"
 #include "resp/views.h"
 
 namespace proxy {
@@ -390,19 +389,6 @@ absl::string_view Quoted(absl::string_view arg) {
   constexpr size_t kQuotedBytesMax = 128;
   arg = arg.substr(0, kQuotedBytesMax);
   return arg.substr(0, arg.find('\0'));
-}
-
-bool IsRedisSince(const ServerInfo& server, int major, int minor) {
-  if (server.valkey) return false;
-  const std::vector<absl::string_view> parts = absl::StrSplit(server.version, '.');
-  int its_major = 0, its_minor = 0;
-  if (!absl::SimpleAtoi(parts[0], &its_major)) return true;
-  if (parts.size() > 1 && !absl::SimpleAtoi(parts[1], &its_minor)) return true;
-  return its_major != major ? its_major > major : its_minor >= minor;
-}
-
-bool IsBeforeRedis72(const ServerInfo& server) {
-  return !server.valkey && !IsRedisSince(server, 7, 2);
 }
 
 }  // namespace proxy

@@ -45,11 +45,6 @@ void AnswerLocal(LocalSession* session, const cluster::CommandSpec& command,
 // than they quote of a command's name.
 absl::string_view Quoted(absl::string_view arg);
 
-// Redis older than 7.2: several texts changed there, and Valkey has the newer ones.
-bool IsBeforeRedis72(const ServerInfo& server);
-// Redis of that version or a later one; of Valkey: no.
-bool IsRedisSince(const ServerInfo& server, int major, int minor);
-
 // 40 hexadecimal digits, another for each process.
 const std::string& RunId();
 

@@ -1,8 +1,11 @@
 #include "proxy/server_info.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "resp/views.h"
 
@@ -34,6 +37,26 @@ absl::optional<ServerInfo> ReadServerInfo(absl::string_view info_frame) {
   info.version = info.valkey ? valkey : redis;
   info.compatible_redis_version = redis.empty() ? info.version : redis;
   return info;
+}
+
+absl::optional<ServerVersion> ParseServerVersion(absl::string_view text) {
+  ServerVersion version = {};
+  const std::vector<absl::string_view> parts = absl::StrSplit(text, '.');
+  if (parts.size() > version.size()) return absl::nullopt;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (!absl::SimpleAtoi(parts[i], &version[i])) return absl::nullopt;
+  }
+  return version;
+}
+
+bool IsRedisSince(const ServerInfo& server, int major, int minor) {
+  if (server.valkey) return false;
+  const absl::optional<ServerVersion> version = ParseServerVersion(server.version);
+  return !version.has_value() || *version >= ServerVersion{major, minor, 0};
+}
+
+bool IsBeforeRedis72(const ServerInfo& server) {
+  return !server.valkey && !IsRedisSince(server, 7, 2);
 }
 
 }  // namespace proxy

@@ -4,6 +4,7 @@
 //
 // What a node's INFO says of the server that it runs.
 
+#include <array>
 #include <string>
 
 #include "absl/strings/string_view.h"
@@ -18,5 +19,17 @@ std::string InfoField(absl::string_view info, absl::string_view name);
 // Family and version, out of the reply to INFO server; nothing if the node does not say (no right
 // to INFO, for one).
 absl::optional<ServerInfo> ReadServerInfo(absl::string_view info_frame);
+
+// Major, minor, patch: to compare.
+using ServerVersion = std::array<int, 3>;
+
+// "7.2.4"; what is missing behind the first number is 0. Nothing for what is no version, as that of
+// a build of a branch.
+absl::optional<ServerVersion> ParseServerVersion(absl::string_view text);
+
+// Redis of that version or a later one, or of none that can be read; of Valkey: no.
+bool IsRedisSince(const ServerInfo& server, int major, int minor);
+// Redis older than 7.2: several texts changed there, and Valkey has the newer ones.
+bool IsBeforeRedis72(const ServerInfo& server);
 
 }  // namespace proxy

@@ -4,9 +4,9 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "proxy/client.h"
+#include "proxy/server_info.h"
 #include "proxy/worker.h"
 #include "resp/encoder.h"
 
@@ -26,9 +26,8 @@ TopicKind KindOf(absl::string_view command_name) {
 
 // Valkey 8 and later refuse what ends nothing.
 bool RefusesWithoutAny(const ServerInfo& server) {
-  int major = 0;
-  return server.valkey &&
-         absl::SimpleAtoi(server.version.substr(0, server.version.find('.')), &major) && major >= 8;
+  const absl::optional<ServerVersion> version = ParseServerVersion(server.version);
+  return server.valkey && version.has_value() && (*version)[0] >= 8;
 }
 
 }  // namespace

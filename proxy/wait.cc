@@ -14,6 +14,7 @@
 #include "proxy/every_node.h"
 #include "proxy/local_handlers.h"
 #include "proxy/polling.h"
+#include "proxy/server_info.h"
 #include "proxy/worker.h"
 #include "resp/views.h"
 

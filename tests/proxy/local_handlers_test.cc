@@ -29,26 +29,6 @@ TEST(LocalHandlersTest, EveryLocalCommandAndNoOtherHasAHandler) {
   }
 }
 
-TEST(LocalHandlersTest, ServersBefore72AreRedisOnly) {
-  const auto is_before = [](bool valkey, const std::string& version) {
-    ServerInfo server;
-    server.valkey = valkey;
-    server.version = version;
-    return IsBeforeRedis72(server);
-  };
-  EXPECT_TRUE(is_before(false, "7.0.15"));
-  EXPECT_TRUE(is_before(false, "6.2.14"));
-  EXPECT_TRUE(is_before(false, "7"));
-  EXPECT_FALSE(is_before(false, "7.2.0"));
-  EXPECT_FALSE(is_before(false, "7.10.1"));
-  EXPECT_FALSE(is_before(false, "8.0.0"));
-  EXPECT_FALSE(is_before(false, "255.255.255"));
-  EXPECT_FALSE(is_before(false, "unstable"));
-  EXPECT_FALSE(is_before(false, "7.x"));
-  EXPECT_FALSE(is_before(false, ""));
-  EXPECT_FALSE(is_before(true, "7.0.0"));
-}
-
 TEST(LocalHandlersTest, WhatIsQuotedEndsAtAZeroByteAndAt128Bytes) {
   EXPECT_EQ(Quoted("name"), "name");
   EXPECT_EQ(Quoted(absl::string_view("na\0me", 5)), "na");
