@@ -452,14 +452,18 @@ TEST_P(RingConformanceTest, OneSocketMayTakeAllBuffersInOneTurn) {
   Completion batch[64];
   std::vector<Slice> slices;
   std::set<const Block*> blocks;
-  const size_t n = server()->SubmitAndWait(absl::Seconds(5), absl::MakeSpan(batch));
   bool without_buffers = false;
-  for (size_t i = 0; i < n; ++i) {
-    if (!(batch[i].token == recv)) continue;
-    without_buffers |= batch[i].result == -ENOBUFS;
-    if (batch[i].result <= 0) continue;
-    blocks.insert(batch[i].data.buffer().get());
-    slices.push_back(std::move(batch[i].data));
+  // A kernel thread that serves the ring may be interrupted in the middle of that.
+  const int turns_max = GetParam().name == "sqpoll" ? 1000 : 1;
+  for (int turn = 0; turn < turns_max && !without_buffers; ++turn) {
+    const size_t n = server()->SubmitAndWait(absl::Seconds(5), absl::MakeSpan(batch));
+    for (size_t i = 0; i < n; ++i) {
+      if (!(batch[i].token == recv)) continue;
+      without_buffers |= batch[i].result == -ENOBUFS;
+      if (batch[i].result <= 0) continue;
+      blocks.insert(batch[i].data.buffer().get());
+      slices.push_back(std::move(batch[i].data));
+    }
   }
   EXPECT_GE(blocks.size(), 4u);
   EXPECT_TRUE(without_buffers);
