@@ -1110,7 +1110,10 @@ bool Dispatcher::MayRepeat(const Request& request) {
 
 void Dispatcher::Repeat(Request* request) {
   request->read_retried = true;
-  EnsureHold(request)->error = std::string(kConnectionLostError);
+  Hold* const hold = EnsureHold(request);
+  hold->error = std::string(kConnectionLostError);
+  // An ASK was followed, then, and is over.
+  if (hold->ask) hold->redirected = hold->ask = false;
   Wait(request);
   worker_->WakeClient(request->client);
 }

@@ -37,6 +37,7 @@ TEST(RegressionTest, WhatHasFailedDoesNotFailAgain) {
     uint32_t commands;
   };
   constexpr Failed kFailed[] = {
+      {60, 10000},     // asked the owner again and again, each time for an ASK that went stale
       {87, 500},       // a failover beside a move
       {212, 2000},     // not served two seconds after all was well
       {313, 2000},     // the same
@@ -45,7 +46,9 @@ TEST(RegressionTest, WhatHasFailedDoesNotFailAgain) {
       {2826, 10000},   // a node that was too slow to be told to end a late write ran it
       {5278, 10000},   // an owner that did not know it yet said so; published after a stall
       {7056, 10000},   // a primary that had been replaced went on before it heard of that
+      {8931, 10000},   // a repeated read had followed its ASK: that hop counts
       {10189, 10000},  // a read that was to run again met a write that was queued already
+      {10379, 10000},  // pieces of others' replies, and a handshake, took a request's time
       {15689, 10000},  // a hung node held a read after ASKING until the slot was to come once more
       {16280, 10000},  // a node that was down for long went elsewhere, and nobody asked where to
       {16567, 10000},  // waited until a node that hung had taken what was sent without a copy
@@ -55,6 +58,7 @@ TEST(RegressionTest, WhatHasFailedDoesNotFailAgain) {
       {22924, 10000},  // an append that ran late, where it may, stood in the wrong place
       {28440, 10000},  // a block waited unread at a slot's target, and ran after a later command
       {30036, 10000},  // a late write ran before its client had read that it may
+      {30125, 10000},  // an ASK that nobody followed was counted as a redirection
       {30355, 10000}   // a hung node held a read after ASKING until the slot was to come once more
   };
   for (const Failed& failed : kFailed) {
