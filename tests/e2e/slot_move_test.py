@@ -206,19 +206,21 @@ class SlotMoveTest(FreshClusterTestCase):
         value = b"x" * (2 << 20)
 
         def work(stopping):
-            turns = 0
             with proxy.connect(timeout=seconds(30)) as client:
                 while not stopping.is_set():
-                    turns += 1
-                    mark = b"%d:" % turns
+                    worker.turns += 1
+                    mark = b"%d:" % worker.turns
                     self.check(client, [("SET", tag, mark + value), ("STRLEN", tag), ("GET", tag)],
                                [b"OK", len(mark + value), mark + value])
-            return turns
-        worker = Background(work)
+        worker = Background(work, begin=False)
+        worker.turns = 0
+        worker.start()
+        self.let_work([worker])
         for turn in range(4):
             cluster.move_slot(slot, [node for node in cluster.primaries()
                                      if node is not cluster.owner(slot)][turn % 2])
-        self.assertGreater(worker.stop(seconds(60)), 1)
+            self.let_work([worker])
+        worker.stop(seconds(60))
 
 
 if __name__ == "__main__":
