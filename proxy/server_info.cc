@@ -40,7 +40,8 @@ absl::optional<ServerInfo> ReadServerInfo(absl::string_view info_frame) {
 }
 
 absl::optional<ServerVersion> ParseServerVersion(absl::string_view text) {
-  ServerVersion version = {};
+  ServerVersion version;
+  version.fill(-1);
   const std::vector<absl::string_view> parts = absl::StrSplit(text, '.');
   if (parts.size() > version.size()) return absl::nullopt;
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -52,7 +53,7 @@ absl::optional<ServerVersion> ParseServerVersion(absl::string_view text) {
 bool IsRedisSince(const ServerInfo& server, int major, int minor) {
   if (server.valkey) return false;
   const absl::optional<ServerVersion> version = ParseServerVersion(server.version);
-  return !version.has_value() || *version >= ServerVersion{major, minor, 0};
+  return !version.has_value() || *version >= ServerVersion{major, minor, -1};
 }
 
 bool IsBeforeRedis72(const ServerInfo& server) {

@@ -23,8 +23,8 @@ absl::optional<ServerInfo> ReadServerInfo(absl::string_view info_frame);
 // Major, minor, patch: to compare.
 using ServerVersion = std::array<int, 3>;
 
-// "7.2.4"; what is missing behind the first number is 0. Nothing for what is no version, as that of
-// a build of a branch.
+// "7.2.4"; what is missing behind the first number is -1: "7.2" is before all others of its line.
+// Nothing for what is no version, as that of a build of a branch.
 absl::optional<ServerVersion> ParseServerVersion(absl::string_view text);
 
 // Redis of that version or a later one, or of none that can be read; of Valkey: no.

@@ -9,8 +9,8 @@ namespace {
 
 TEST(ServerInfoTest, VersionsAreComparedByNumber) {
   EXPECT_EQ(ParseServerVersion("7.0.15"), (ServerVersion{7, 0, 15}));
-  EXPECT_EQ(ParseServerVersion("7.2"), (ServerVersion{7, 2, 0}));
-  EXPECT_EQ(ParseServerVersion("8"), (ServerVersion{8, 0, 0}));
+  EXPECT_EQ(ParseServerVersion("7.2"), (ServerVersion{7, 2, -1}));
+  EXPECT_EQ(ParseServerVersion("8"), (ServerVersion{8, -1, -1}));
   EXPECT_LT(*ParseServerVersion("7.2.4"), *ParseServerVersion("7.10.1"));
   for (const char* text : {"", "unstable", "7.x", "7.2.", ".7", "1.2.3.4", "7.2.4-rc1"}) {
     EXPECT_EQ(ParseServerVersion(text), absl::nullopt) << text;
