@@ -45,16 +45,6 @@ constexpr absl::string_view kPrimaryDown =
 constexpr absl::string_view kWrongType =
     "WRONGTYPE Operation against a key holding the wrong kind of value";
 
-// The digits at its start; 0 if there are none.
-uint64_t LeadingId(absl::string_view text) {
-  uint64_t id = 0;
-  for (const char c : text) {
-    if (c < '0' || c > '9') break;
-    id = id * 10 + static_cast<uint64_t>(c - '0');
-  }
-  return id;
-}
-
 int64_t ToInt(absl::string_view text) {
   int64_t value = 0;
   return absl::SimpleAtoi(text, &value) ? value : 0;
@@ -125,6 +115,15 @@ uint64_t IdOf(absl::string_view name, absl::Span<const absl::string_view> args) 
 }
 
 }  // namespace
+
+uint64_t LeadingId(absl::string_view text) {
+  uint64_t id = 0;
+  for (const char c : text) {
+    if (c < '0' || c > '9') break;
+    id = id * 10 + static_cast<uint64_t>(c - '0');
+  }
+  return id;
+}
 
 // --- KeyTable
 

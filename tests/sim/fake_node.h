@@ -29,6 +29,9 @@ namespace sim {
 class FakeCluster;
 class FakeNode;
 
+// The digits at its start, as a number: an id. 0 if there are none.
+uint64_t LeadingId(absl::string_view text);
+
 // All keys of a world, by number: nodes keep their data in arrays.
 class KeyTable {
  public:

@@ -28,15 +28,6 @@ uint64_t Hash(absl::string_view bytes) {
   return hash;
 }
 
-uint64_t LeadingId(absl::string_view text) {
-  uint64_t id = 0;
-  for (const char c : text) {
-    if (c < '0' || c > '9') break;
-    id = id * 10 + static_cast<uint64_t>(c - '0');
-  }
-  return id;
-}
-
 // The bytes of a bulk, or null; false: neither.
 bool ReadBulk(absl::string_view frame, bool* null, absl::string_view* bytes) {
   *null = frame == "$-1\r\n" || frame == "_\r\n";
