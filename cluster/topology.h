@@ -75,6 +75,11 @@ class Topology {
     const uint16_t shard = slot_to_shard_[slot];
     return shard == kNoShard ? nullptr : &shards_[shard];
   }
+  // The id of the slot's primary; empty if no node serves the slot.
+  absl::string_view OwnerId(Slot slot) const {
+    const Shard* shard = ShardFor(slot);
+    return shard == nullptr ? absl::string_view() : nodes_[shard->primary].id;
+  }
   // Its number among shards(); none of them (too large) if no node serves the slot.
   size_t ShardNumberFor(Slot slot) const { return slot_to_shard_[slot]; }
   // Asks the processor for the slot's entry: the table is read all over, and large.

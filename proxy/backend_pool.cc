@@ -212,10 +212,8 @@ void BackendPool::NoteMovedOwners() {
   worker_->ForEachBackend([&](Backend* backend) {
     const Request* const blocked = backend->blocked();
     if (blocked == nullptr || blocked->asking) return;
-    const cluster::Shard* const shard = topology.ShardFor(blocked->slot);
-    if (shard != nullptr && topology.node(shard->primary).id != backend->node()->id) {
-      backend->OnOwnerChanged();
-    }
+    const absl::string_view owner = topology.OwnerId(blocked->slot);
+    if (!owner.empty() && owner != backend->node()->id) backend->OnOwnerChanged();
   });
 }
 

@@ -15,6 +15,7 @@
 #include "proxy/backend_pool.h"
 #include "proxy/client.h"
 #include "proxy/forging.h"
+#include "proxy/request_keys.h"
 #include "proxy/split_request.h"
 #include "proxy/worker.h"
 
@@ -23,9 +24,6 @@ namespace {
 
 // Larger ones get a connection of their own.
 constexpr size_t kSharedRequestBytesMax = 1 << 20;
-// L10: waiting and trying again.
-constexpr absl::Duration kBackoffMin = absl::Milliseconds(10);
-constexpr absl::Duration kBackoffMax = absl::Milliseconds(160);
 // A blocking command that was sent so long ago is told something new: its slot may move ever again.
 constexpr absl::Duration kBlockedLong = absl::Milliseconds(100);
 // What waits for a node that is down for long waits so long for news of it.
@@ -56,53 +54,6 @@ constexpr absl::string_view kNotReachable = "CLUSTERDOWN proxy: not reachable (n
 constexpr absl::string_view kNotExecutedSuffix = "(not executed)";
 constexpr absl::string_view kUnknownSuffix = "(outcome unknown)";
 
-bool IsOut(const Request& request) {
-  return request.state == Request::State::kQueued || request.state == Request::State::kSent;
-}
-
-// A script's redirection that the cluster's view has not confirmed: it may have run and forged it.
-bool IsUnconfirmed(const Request& request) {
-  if (request.state != Request::State::kWaiting || request.hold == nullptr) return false;
-  return request.hold->confirm || request.hold->confirm_moving;
-}
-
-void AddKeys(const cluster::CommandSpec& command, const resp::Pieces& pieces,
-             absl::flat_hash_set<std::string>* keys) {
-  const ArgList args(pieces);
-  std::vector<uint32_t> indexes;
-  if (cluster::FindKeyIndexes(command, args.views(), &indexes) != cluster::KeySearch::kOk) return;
-  for (const uint32_t index : indexes) keys->insert(std::string(args.views()[index]));
-}
-
-// Calls fn(command, pieces) for each of a burst's commands that is known, MULTI and EXEC, too.
-template <typename Fn>
-void ForEachCommand(const Worker& worker, const Request& burst, Fn fn) {
-  const std::string bytes = burst.bytes.Flatten();
-  absl::string_view rest = bytes;
-  resp::RequestScanner scanner;
-  while (!rest.empty()) {
-    const resp::ScanResult result = scanner.Scan(rest, {});
-    if (result.status != resp::ScanStatus::kComplete) return;
-    const absl::string_view frame = rest.substr(0, result.consumed);
-    rest.remove_prefix(result.consumed);
-    const resp::Pieces pieces(&frame, 1);
-    const ArgList args(pieces);
-    const absl::string_view second = args.views().size() > 1 ? args.views()[1] : "";
-    const cluster::CommandSpec* command = nullptr;
-    worker.LookUp(args.views()[0], second, static_cast<int64_t>(args.views().size()), &command);
-    if (command != nullptr) fn(*command, pieces);
-  }
-}
-
-// The keys of a request; of a burst: of all its commands.
-void AddKeys(const Worker& worker, const Request& request, absl::flat_hash_set<std::string>* keys) {
-  if (!request.is_burst) return AddKeys(*request.command, request.bytes.Views(), keys);
-  ForEachCommand(worker, request,
-                 [keys](const cluster::CommandSpec& command, const resp::Pieces& pieces) {
-                   AddKeys(command, pieces, keys);
-                 });
-}
-
 // No node refuses it, so that it runs in its place on a connection: PUBLISH. So many of them are
 // looked at for the next one.
 constexpr uint32_t kFollowersMax = 256;
@@ -120,17 +71,6 @@ bool OnlyTheSameOut(const Request& request, const Backend* backend) {
     only &= other == &request || (other->command == request.command && other->backend == backend);
   });
   return only;
-}
-
-absl::Duration NextBackoff(Hold* hold) {
-  return hold->backoff = std::clamp(hold->backoff * 2, kBackoffMin, kBackoffMax);
-}
-
-// Id of the slot's primary; empty if nobody serves it.
-absl::string_view OwnerId(const cluster::Topology& topology, cluster::Slot slot) {
-  const cluster::Shard* shard = topology.ShardFor(slot);
-  if (shard == nullptr) return absl::string_view();
-  return topology.node(shard->primary).id;
 }
 
 }  // namespace
@@ -311,7 +251,7 @@ bool Dispatcher::IsOvertakenByTopology(const Request& request) {
   if (hold.ask || hold.redirected_in == worker_->topology_number()) return false;
   // The first one since then may have been asked for before; the next one was not.
   if (worker_->topology_number() - hold.redirected_in >= 2) return true;
-  const absl::string_view owner = OwnerId(*worker_->cluster()->topology, request.slot);
+  const absl::string_view owner = worker_->cluster()->topology->OwnerId(request.slot);
   return !owner.empty() && owner != hold.refused_by;
 }
 
@@ -371,8 +311,7 @@ bool Dispatcher::OnUnblocked(Request* request, absl::string_view line) {
 bool Dispatcher::MayHaveKeysElsewhere(const Request& burst) const {
   const Watch& watch = *burst.transaction->watch;
   if (!watch.asking) return false;
-  absl::flat_hash_set<std::string> keys;
-  AddKeys(*worker_, burst, &keys);
+  const absl::flat_hash_set<std::string> keys = KeysOf(*worker_, burst);
   return !std::all_of(keys.begin(), keys.end(),
                       [&watch](const std::string& key) { return watch.moved_keys.contains(key); });
 }
@@ -478,7 +417,7 @@ bool Dispatcher::EarlierInTheWay(const Request& request, const Backend* backend)
   bool found = false;
   request.client->ForEachUnanswered([&](Request* other) {
     if (other == &request || other->slot != request.slot) return;
-    if (!IsOut(*other) || other->backend != backend) found = true;
+    if (!other->is_out() || other->backend != backend) found = true;
   });
   return found;
 }
@@ -492,7 +431,7 @@ void Dispatcher::PreparePrivate(Request* request, Backend* backend) {
       watch->asking = true;
       watch->moved_keys.clear();
       if (request->bytes.size() <= kMovedKeysBytesMax) {
-        AddKeys(*worker_, *request, &watch->moved_keys);
+        watch->moved_keys = KeysOf(*worker_, *request);
       }
     }
   }
@@ -569,11 +508,11 @@ void Dispatcher::HoldForNode(Request* request, const Route& route) {
   hold->for_topology = worker_->topology_number();
   TakePlaceOrExpire(request, route);
   if (route.node == nullptr) {
-    hold->not_before = now + NextBackoff(hold);
+    hold->not_before = now + hold->NextBackoff();
     worker_->HintRefresh("");
     return;
   }
-  hold->not_before = std::max(now + kBackoffMin, route.node->available_at);
+  hold->not_before = std::max(now + Hold::kBackoffMin, route.node->available_at);
   // A node that has been away for longer than anybody would wait: the answer comes at once, or with
   // the view that was asked for when the node was tried last, if that comes soon.
   if (worker_->backends()->IsDownForLong(*route.node)) {
@@ -607,7 +546,7 @@ void Dispatcher::Wake(Client* client) {
   uint32_t number = 0;
   client->ForEachUnanswered([&](Request* request) {
     ++number;
-    if (IsOut(*request) || IsUnconfirmed(*request)) slots[request->slot].last_run = number;
+    if (request->is_out() || request->is_unconfirmed()) slots[request->slot].last_run = number;
   });
   std::vector<Request*> expired;
   std::vector<Request*> gone;
@@ -619,7 +558,7 @@ void Dispatcher::Wake(Client* client) {
     SlotView& slot = slots[request->slot];
     const bool first = !earlier_unanswered;
     earlier_unanswered = true;
-    if (IsOut(*request)) {
+    if (request->is_out()) {
       slot.several |= slot.on != nullptr && slot.on != request->backend;
       slot.on = request->backend;
       return;
@@ -629,7 +568,7 @@ void Dispatcher::Wake(Client* client) {
       gone.push_back(request);
       return;
     }
-    const bool unconfirmed = IsUnconfirmed(*request);
+    const bool unconfirmed = request->is_unconfirmed();
     const Verdict verdict = CheckHold(request);
     confirmed |= unconfirmed && verdict == Verdict::kGo;
     if (verdict == Verdict::kExpired) {
@@ -704,7 +643,7 @@ void Dispatcher::Expire(Request* request) {
   // While it still has its place among the others, see there.
   const bool unknown = absl::EndsWith(line, kUnknownSuffix);
   const bool no_script = request->hold->repair != nullptr;  // or so it said
-  if (unknown || no_script || IsUnconfirmed(*request)) NoteMayHaveRun(request);
+  if (unknown || no_script || request->is_unconfirmed()) NoteMayHaveRun(request);
   LeaveWaiting(request);
   if (unknown) worker_->stats()->unknown_outcomes.Add(1);
   request->client->AnswerError(request, line);
@@ -761,7 +700,7 @@ Dispatcher::Verdict Dispatcher::FindTarget(Request* request) {
   }
   if (!answered) return Verdict::kNotYet;
   // Of the topology that it was refused under. A newer one may well give the slot to that node.
-  const bool same_owner = OwnerId(topology, request->slot) == hold->refused_by &&
+  const bool same_owner = topology.OwnerId(request->slot) == hold->refused_by &&
                           hold->redirected_in == worker_->topology_number();
   if (index != cluster::kNoNode || (hold->ask ? HasStoppedMoving(*request) : !same_owner)) {
     // The node means itself, the slot has another owner by now, or is not moving any more: by the
@@ -776,7 +715,7 @@ Dispatcher::Verdict Dispatcher::FindTarget(Request* request) {
 // Waits for another view, begun after now, while there is time.
 Dispatcher::Verdict Dispatcher::AskAgain(Request* request) {
   Hold* hold = request->hold.get();
-  hold->not_before = worker_->now() + worker_->Jitter(NextBackoff(hold));
+  hold->not_before = worker_->now() + worker_->Jitter(hold->NextBackoff());
   hold->refresh_ask = worker_->AskRefresh(hold->refused_by);
   return Verdict::kNotYet;
 }
@@ -797,7 +736,7 @@ Dispatcher::Verdict Dispatcher::ConfirmScript(Request* request) {
   const bool own_view =
       view->source() != cluster::kNoNode && view->node(view->source()).id == hold->refused_by;
   const cluster::MovingSlot* moving = own_view ? view->FindMoving(request->slot) : nullptr;
-  const absl::string_view owner = OwnerId(*view, request->slot);
+  const absl::string_view owner = view->OwnerId(request->slot);
   bool confirmed = hold->confirm_moving && moving != nullptr;
   if (confirmed) {
     // Again, to where it was.
@@ -910,15 +849,9 @@ bool Dispatcher::OnErrorReply(Request* request, Backend* backend, absl::string_v
 // be refused; but if that hangs, it would lie there while later commands run here on keys that are
 // still here, and run after them when these have arrived, too.
 bool Dispatcher::IsHalfMoved(const Request& burst) const {
-  uint32_t with_keys = 0;
-  ForEachCommand(*worker_, burst,
-                 [&with_keys](const cluster::CommandSpec& command, const resp::Pieces& pieces) {
-                   absl::flat_hash_set<std::string> keys;
-                   AddKeys(command, pieces, &keys);
-                   if (!keys.empty()) ++with_keys;
-                 });
   const Burst& replies = *burst.transaction->burst;
-  return !replies.queue_error().empty() && replies.turned_away() < with_keys;
+  return !replies.queue_error().empty() &&
+         replies.turned_away() < CountCommandsWithKeys(*worker_, burst);
 }
 
 // An earlier one of its slot was refused, and goes again; but not for want of a script.
@@ -954,7 +887,7 @@ void Dispatcher::WaitAndRetry(Request* request, absl::string_view line) {
   if (Ask* ask = request->ask(); ask != nullptr) ask->refused = true;
   hold->error = std::string(line);
   request->redirections = 0;  // it is time that bounds this, and each round may need an ASK
-  hold->not_before = worker_->now() + worker_->Jitter(NextBackoff(hold));
+  hold->not_before = worker_->now() + worker_->Jitter(hold->NextBackoff());
   Wait(request);
   worker_->WakeClient(request->client);
 }
@@ -1006,7 +939,7 @@ bool Dispatcher::OnRedirection(Request* request, Backend* backend,
     hold->confirm = script;
     hold->refresh_ask = worker_->AskRefresh(from.id);
     if (request->redirections > 1) {
-      hold->not_before = worker_->now() + worker_->Jitter(NextBackoff(hold));
+      hold->not_before = worker_->now() + worker_->Jitter(hold->NextBackoff());
     }
   } else {
     hold->redirected = true;
@@ -1038,7 +971,7 @@ void Dispatcher::NoteMayHaveRun(Request* request) {
     if (!before || other->slot != request->slot) return;
     if (other->state != Request::State::kWaiting || other->hold == nullptr) return;
     Hold* hold = other->hold.get();
-    if (!hold->refused || !SharesKey(*other, *request)) return;
+    if (!hold->refused || !ShareKey(*worker_, *other, *request)) return;
     hold->deadline = worker_->now();
     // Which is an answer by itself.
     if (absl::StartsWith(hold->error, kNoScriptPrefix)) return;
@@ -1057,11 +990,11 @@ bool Dispatcher::RunsAgain(Request* request) {
   request->client->ForEachUnanswered([&](Request* other) {
     if (other == request) before = false;
     if (other->slot != request->slot) return;
-    if (!before && IsOut(*other) && !other->command->is_read_only()) write_follows = true;
+    if (!before && other->is_out() && !other->command->is_read_only()) write_follows = true;
     if (!before || overtook) return;
     if (other->state != Request::State::kWaiting || other->hold == nullptr) return;
     if (request->is_fragment() && other->parent == request->parent) return;
-    overtook = other->hold->refused && SharesKey(*other, *request);
+    overtook = other->hold->refused && ShareKey(*worker_, *other, *request);
   });
   if (!overtook || write_follows) return false;
   Hold* hold = HoldRefused(request);
@@ -1072,14 +1005,6 @@ bool Dispatcher::RunsAgain(Request* request) {
   Wait(request);
   worker_->WakeClient(request->client);
   return true;
-}
-
-bool Dispatcher::SharesKey(const Request& a, const Request& b) {
-  absl::flat_hash_set<std::string> keys_a, keys_b;
-  AddKeys(*worker_, a, &keys_a);
-  AddKeys(*worker_, b, &keys_b);
-  return std::any_of(keys_a.begin(), keys_a.end(),
-                     [&](const std::string& key) { return keys_b.contains(key); });
 }
 
 // --- lost connections

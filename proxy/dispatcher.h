@@ -111,7 +111,6 @@ class Dispatcher {
   bool HasRefusedBefore(const Request& request);
   bool OnNoScript(Request* request, Backend* backend, absl::string_view line);
   void WaitAndRetry(Request* request, absl::string_view line);
-  bool SharesKey(const Request& a, const Request& b);
 
   Worker* const worker_;
   // For slots that nobody serves.

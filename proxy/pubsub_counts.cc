@@ -147,9 +147,7 @@ io::Rope PubSubCountsReply(Worker* worker, Client* client, const Request& parent
     part.asked = parent.fragments->asked;
     if (resp::IsErrorFrame(part.bytes)) return fragment->bytes;
     if (worker->cluster() != nullptr) {
-      const cluster::Topology& topology = *worker->cluster()->topology;
-      const cluster::Shard* const shard = topology.ShardFor(fragment->slot);
-      if (shard != nullptr) part.node_id = topology.node(shard->primary).id;
+      part.node_id = std::string(worker->cluster()->topology->OwnerId(fragment->slot));
     }
     parts.push_back(std::move(part));
   }

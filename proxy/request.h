@@ -10,6 +10,7 @@
 //         └─▶ kWaiting ◀────────┘   (redirected, or its backend was lost before it was handed over)
 //   kWaiting ─▶ kQueued, kReady (its time is up)      kQueued ─▶ kWaiting
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <new>
@@ -115,6 +116,13 @@ struct Hold {
   // An ASK is good for now: later the slot may have moved on, and its target may be importing it
   // once more, without the key. The slot's owner is asked again then.
   bool AskIsStale(absl::Time now) const { return ask && ask_at + absl::Milliseconds(100) < now; }
+
+  // L10: waiting and trying again.
+  static constexpr absl::Duration kBackoffMin = absl::Milliseconds(10);
+  static constexpr absl::Duration kBackoffMax = absl::Milliseconds(160);
+  absl::Duration NextBackoff() {
+    return backoff = std::clamp(backoff * 2, kBackoffMin, kBackoffMax);
+  }
 };
 
 // The fragments of a split request, or the requests of a procedure's step.
@@ -168,6 +176,13 @@ struct RequestCore {
 
   bool is_fragment() const { return parent != nullptr; }
   bool answered() const { return state == State::kReady; }
+  // On a connection.
+  bool is_out() const { return state == State::kQueued || state == State::kSent; }
+  // A script's redirection that the cluster's view has not confirmed: it may have run and forged
+  // it.
+  bool is_unconfirmed() const {
+    return state == State::kWaiting && hold != nullptr && (hold->confirm || hold->confirm_moving);
+  }
 };
 
 struct alignas(64) Request : RequestCore {

@@ -445,8 +445,7 @@ std::string Scan::OwnerByView(const Step& step, const Node& node, int slot) cons
   if (!resp::ParseText(reply, &text)) return "";
   const auto view = cluster::Topology::FromNodesReply(text, cluster::NodeAddress());
   if (!view.ok()) return "";
-  const cluster::Shard* shard = (*view)->ShardFor(static_cast<cluster::Slot>(slot));
-  return shard == nullptr ? "" : (*view)->node(shard->primary).id;
+  return std::string((*view)->OwnerId(static_cast<cluster::Slot>(slot)));
 }
 
 cluster::NodeIndex Scan::OwnerOf(const Worker& worker, int slot) const {

@@ -34,15 +34,9 @@ bool IsThere(const Client* client) {
 
 // Some slot has another owner, or none.
 bool OwnersDiffer(const cluster::Topology& a, const cluster::Topology& b) {
-  const auto owner = [](const cluster::Topology& topology, cluster::Slot slot) {
-    const cluster::Shard* const shard = topology.ShardFor(slot);
-    return shard == nullptr ? absl::string_view()
-                            : absl::string_view(topology.node(shard->primary).id);
-  };
-  for (int slot = 0; slot < cluster::kSlotCount; ++slot) {
-    if (owner(a, static_cast<cluster::Slot>(slot)) != owner(b, static_cast<cluster::Slot>(slot))) {
-      return true;
-    }
+  for (int number = 0; number < cluster::kSlotCount; ++number) {
+    const auto slot = static_cast<cluster::Slot>(number);
+    if (a.OwnerId(slot) != b.OwnerId(slot)) return true;
   }
   return false;
 }
@@ -167,10 +161,7 @@ void Tracking::OnUnusedIfSo() {
 bool Tracking::Covers(cluster::Slot slot) const {
   if (covers_all_) return true;
   if (worker_->cluster() == nullptr) return false;
-  const cluster::Topology& topology = *worker_->cluster()->topology;
-  const cluster::Shard* const shard = topology.ShardFor(slot);
-  if (shard == nullptr) return false;
-  const SubscriberLink* const link = links_.Find(topology.node(shard->primary).id);
+  const SubscriberLink* const link = links_.Find(worker_->cluster()->topology->OwnerId(slot));
   return link != nullptr && link->open();
 }
 

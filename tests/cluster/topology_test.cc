@@ -62,6 +62,8 @@ TEST(TopologyTest, AViewHasNodesShardsAndMovingSlots) {
   EXPECT_EQ(topology->ShardFor(0), &topology->shards()[0]);
   EXPECT_EQ(topology->ShardFor(8191), &topology->shards()[0]);
   EXPECT_EQ(topology->ShardFor(8192), &topology->shards()[1]);
+  EXPECT_EQ(topology->OwnerId(8191), first.id);
+  EXPECT_EQ(topology->OwnerId(8192), topology->node(1).id);
   EXPECT_EQ(topology->shards()[0].primary, 0);
   EXPECT_THAT(topology->shards()[0].replicas, ElementsAre(2));
   EXPECT_THAT(topology->shards()[1].replicas, IsEmpty());
@@ -139,6 +141,7 @@ TEST(TopologyTest, NodesWithoutAnAddressServeNothingAndAreFoundByIdOnly) {
     EXPECT_EQ(topology->FindByAddress("10.0.0.1", 0), kNoNode);
     EXPECT_EQ(topology->FindByAddress("?", 7000), kNoNode);
     EXPECT_EQ(topology->ShardFor(0), nullptr);
+    EXPECT_EQ(topology->OwnerId(0), "");
     EXPECT_EQ(topology->EpochOf(0), 0u);
     EXPECT_EQ(topology->covered_slots(), 1);
     EXPECT_EQ(topology->shards().size(), 1u);
