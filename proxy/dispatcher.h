@@ -74,20 +74,18 @@ class Dispatcher {
   enum class Verdict : uint8_t { kGo, kNotYet, kExpired };
 
   NodeBackends* ChooseNode(Request* request, bool* read_only, bool* by_slot);
+  ABSL_ATTRIBUTE_NOINLINE NodeBackends* NodeFor(Request* request);
   Route FindRoute(Request* request);
-  ABSL_ATTRIBUTE_NOINLINE Route FindWatchRoute(Request* request);
-  bool MayHaveKeysElsewhere(const Request& burst) const;
-  bool IsWatchOver(const Request& request) const;
-  void OnWatchOver(Request* request);
-  ABSL_ATTRIBUTE_NOINLINE void PreparePrivate(Request* request, Backend* backend);
-  bool OnUnblocked(Request* request, absl::string_view line);
-  bool OnWatchRefused(Request* request, cluster::ErrorKind kind);
-  bool GateOpen(Request* request, const Route& route);
+  bool IsOvertakenByTopology(const Request& request);
   bool MayForge(const Request& request, const io::Rope& frame);
+  bool MayLease(Request* request);
+  bool GateOpen(Request* request, const Route& route);
   ABSL_ATTRIBUTE_NOINLINE bool MayGoApart(const Request& request);
   bool EarlierInTheWay(const Request& request, const Backend* backend);
   void Send(Request* request, const Route& route);
+  ABSL_ATTRIBUTE_NOINLINE void PreparePrivate(Request* request, Backend* backend);
 
+  // --- waiting
   void Wait(Request* request);
   void LeaveWaiting(Request* request);
   Hold* EnsureHold(Request* request);
@@ -95,22 +93,31 @@ class Dispatcher {
   bool TakePlace(Request* request, const Route& route, uint64_t bytes);
   void TakePlaceOrExpire(Request* request, const Route& route);
   void HoldWhileOpening(Request* request, const Backend& backend);
-  Hold* HoldRefused(Request* request);
   void HoldForNode(Request* request, const Route& route);
   Verdict CheckHold(Request* request);
-  Verdict CheckRepair(Request* request);
-  Verdict ConfirmScript(Request* request);
-  Verdict FindTarget(Request* request);
-  Verdict AskAgain(Request* request);
-  bool HasStoppedMoving(const Request& request);
-  bool IsOvertakenByTopology(const Request& request);
   void Expire(Request* request);
 
+  // --- watches: proxy/dispatcher_watch.cc
+  ABSL_ATTRIBUTE_NOINLINE Route FindWatchRoute(Request* request);
+  bool MayHaveKeysElsewhere(const Request& burst) const;
+  bool IsWatchOver(const Request& request) const;
+  void OnWatchOver(Request* request);
+  bool OnWatchRefused(Request* request, cluster::ErrorKind kind);
+  void PrepareWatched(Request* request);
+
+  // --- what a node has refused: proxy/dispatcher_refusals.cc
+  bool OnUnblocked(Request* request, absl::string_view line);
   bool OnRedirection(Request* request, Backend* backend, const cluster::ErrorReply& error);
   bool IsHalfMoved(const Request& burst) const;
   bool HasRefusedBefore(const Request& request);
   bool OnNoScript(Request* request, Backend* backend, absl::string_view line);
   void WaitAndRetry(Request* request, absl::string_view line);
+  Hold* HoldRefused(Request* request);
+  Verdict CheckRepair(Request* request);
+  Verdict FindTarget(Request* request);
+  bool HasStoppedMoving(const Request& request);
+  Verdict ConfirmScript(Request* request);
+  Verdict AskAgain(Request* request);
 
   Worker* const worker_;
   // For slots that nobody serves.

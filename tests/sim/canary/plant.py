@@ -78,7 +78,7 @@ CANARIES = {
          "  if (PLANTED) return false;\n")),
     "overtaken_resent": (
         "what a later command on the same key has overtaken is not sent again",
-        ("proxy/dispatcher.cc",
+        ("proxy/dispatcher_refusals.cc",
          "  if (request->client->waiting == 0) return;\n  bool before = true;",
          "  if (request->client->waiting == 0 || PLANTED) return;\n  bool before = true;")),
     "read_after_write_repeated": (
@@ -88,7 +88,7 @@ CANARIES = {
          "  return !written || PLANTED;\n")),
     "script_redirection_trusted": (
         "a redirection that a script returns is confirmed before it is followed",
-        ("proxy/dispatcher.cc",
+        ("proxy/dispatcher_refusals.cc",
          "  const bool script = request->command->is_script();\n  const bool ask",
          "  const bool script = request->command->is_script() && !PLANTED;\n  const bool ask")),
 }
