@@ -2,8 +2,8 @@
 
 // File: io/uring_ring.h
 //
-// `Ring` on the Linux kernel's io_uring. Features are probed by use when a ring is made; each one
-// that is missing degrades on its own. Only uring_ring.cc includes <liburing.h>.
+// `Ring` on the Linux kernel's io_uring. Features are probed by use when a ring is made
+// (io/uring_probe.h); each one that is missing degrades on its own.
 
 #include <cstdint>
 #include <memory>
