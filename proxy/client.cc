@@ -1042,9 +1042,7 @@ void Client::DropRequests() {
 
 // A request on a backend becomes an orphan: its reply is dropped there.
 void Client::DropRequest(Request* request) {
-  const bool on_backend =
-      request->state == Request::State::kQueued || request->state == Request::State::kSent;
-  if (!on_backend) {
+  if (!request->is_out()) {
     if (request->state == Request::State::kWaiting) worker_->stats()->held_requests.Sub(1);
     worker_->requests()->Give(request);
     return;
