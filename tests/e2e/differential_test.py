@@ -61,6 +61,11 @@ class DifferentialTest(unittest.TestCase):
         self.assertEqual(code, 0, output)
         self.assertIn("\ndifferences: 0\n", output)
 
+    def test_all_data_is_the_same_on_the_way(self):
+        code, output = self.differential("--commands", "4000", "--data-every", "400", "--seed", "4")
+        self.assertEqual(code, 0, output)
+        self.assertIn("\ndifferences: 0\n", output)
+
     def test_over_slots_the_proxy_answers_as_one_server_does(self):
         names = sorted(over_slots()) + (
             "DEL GET SET SADD SREM SCARD SMEMBERS ZADD ZCARD ZSCORE ZRANGE PFADD EXISTS TYPE"
