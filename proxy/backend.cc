@@ -28,6 +28,9 @@ constexpr absl::Duration kHandshakeReplyTimeoutMax = absl::Seconds(1);
 // What waits for a connection may be answered so much later than its wait is over.
 constexpr absl::Duration kHoldTimerStep = absl::Milliseconds(5);
 constexpr size_t kHandshakeFrameBytesMax = 64 << 10;
+// While so much of a reply is to come, what is not sent yet goes on another connection. Less is
+// here about as soon as that would be open.
+constexpr uint64_t kFreshConnectionBytes = 4 << 20;
 
 constexpr absl::string_view kTimeoutError = "ERR proxy: backend timeout (outcome unknown)";
 constexpr absl::string_view kProtocolError = "ERR proxy: backend protocol error (outcome unknown)";
@@ -449,6 +452,7 @@ void Backend::TakeReplies(io::Slice data) {
       NotePiece(front);
       const uint64_t missing = scanner_.bytes_missing();
       if (missing > kLargeReplyBytes) connection_.ExpectLarge(missing);
+      if (missing > kFreshConnectionBytes && !options_.is_private) Retire();
     }
     const bool ends =
         ABSL_PREDICT_FALSE(options_.is_private) && complete && MayHaveForged(*request);

@@ -144,6 +144,28 @@ TEST_F(FaultsTest, C1_ASlowReaderGetsEveryByteAndOthersTheirs) {
   EXPECT_TRUE(slow->received() == expected);
 }
 
+// Though its client reads as fast as it can: what is not sent yet goes on another connection.
+TEST_F(FaultsTest, C1_NothingThatIsNotSentYetWaitsBehindALargeReply) {
+  for (const size_t mib : {2, 64}) {
+    SCOPED_TRACE(mib);
+    SetValue("a", mib * kMib);
+    SimClient* large = world().Connect();
+    SimClient* other = world().Connect();
+    ASSERT_EQ(Ask(other, "GET a2{a}"), "$-1\r\n");
+    const size_t expected = mib * kMib + (mib < 10 ? 12 : 13);
+    const uint64_t connections = NodeOf("a").commands("CLUSTER MYID");
+    large->SendCommand("GET a");
+    ASSERT_TRUE(world().RunUntil([&] { return !large->received().empty(); }, kSecond));
+    ASSERT_EQ(Ask(other, "GET a2{a}"), "$-1\r\n");
+    EXPECT_EQ(large->received().size() < expected / 2, mib > 4);
+    world().RunUntilIdle();
+    EXPECT_EQ(large->received().size(), expected);
+    // A connection costs more than the transfer of a smaller one.
+    EXPECT_EQ(NodeOf("a").commands("CLUSTER MYID") - connections, mib > 4 ? 1u : 0u);
+    large->Close();
+  }
+}
+
 // No request is taken while replies that are there, or on their way, fill the output.
 TEST_F(FaultsTest, C2_L7_WhoNeverReadsStopsBeingReadAndIsNotClosed) {
   for (const size_t bytes : {20000, 100000}) {
