@@ -98,8 +98,8 @@ int RunSeeds(const Flags& flags, uint64_t offset) {
     }
     if (!result.failure.empty()) {
       ++failures;
-      printf("SIM_SEED=%llu (%s) %s\n", static_cast<unsigned long long>(seed), result.kind.c_str(),
-             result.failure.c_str());
+      printf("SIM_SEED=%llu SIM_COMMANDS=%u (%s) %s\n", static_cast<unsigned long long>(seed),
+             static_cast<unsigned>(flags.commands), result.kind.c_str(), result.failure.c_str());
       if (flags.verbose) printf("%s", result.state.c_str());
       fflush(stdout);
     }
