@@ -76,6 +76,8 @@ class Prober {
     ABSL_ASSERT(sqe != nullptr);
     return sqe;
   }
+  // A receive into buffers that the kernel chooses.
+  void PrepareRecv(Fd socket, bool multishot, uint64_t user_data);
   // Submits and takes the next completion of the ring. If none comes in time: user_data 0 and a
   // negative result.
   io_uring_cqe Next(io_uring* ring);
@@ -103,6 +105,18 @@ class Prober {
   bool timed_out_ = false;
   Uring uring_;
 };
+
+void Prober::PrepareRecv(Fd socket, bool multishot, uint64_t user_data) {
+  io_uring_sqe* sqe = Prepare();
+  if (multishot) {
+    io_uring_prep_recv_multishot(sqe, socket, nullptr, 0, 0);
+  } else {
+    io_uring_prep_recv(sqe, socket, nullptr, kBufferBytes, 0);
+  }
+  sqe->flags |= IOSQE_BUFFER_SELECT;
+  sqe->buf_group = kGroup;
+  sqe->user_data = user_data;
+}
 
 io_uring_cqe Prober::Next(io_uring* ring) {
   __kernel_timespec limit = {};
@@ -195,11 +209,7 @@ bool Prober::ProvideBuffers(uint32_t count) {
 bool Prober::ProvidedBuffers() {
   SocketPair pair(AF_UNIX);
   if (!pair.ok() || !ProvideBuffers(1) || write(pair.fds[1], "abc", 3) != 3) return false;
-  io_uring_sqe* sqe = Prepare();
-  io_uring_prep_recv(sqe, pair.fds[0], nullptr, kBufferBytes, 0);
-  sqe->flags |= IOSQE_BUFFER_SELECT;
-  sqe->buf_group = kGroup;
-  sqe->user_data = 1;
+  PrepareRecv(pair.fds[0], /*multishot=*/false, 1);
   const io_uring_cqe cqe = NextOf(1);
   return cqe.res == 3 && (cqe.flags & IORING_CQE_F_BUFFER) != 0 &&
          memcmp(pool_->region(), "abc", 3) == 0;
@@ -218,11 +228,7 @@ bool Prober::BufferRingWorks(bool incremental) {
     const char* text = i == 0 ? "abc" : "defg";
     const int bytes = 3 + i;
     if (write(pair.fds[1], text, static_cast<size_t>(bytes)) != bytes) return false;
-    io_uring_sqe* sqe = Prepare();
-    io_uring_prep_recv(sqe, pair.fds[0], nullptr, kBufferBytes, 0);
-    sqe->flags |= IOSQE_BUFFER_SELECT;
-    sqe->buf_group = kGroup;
-    sqe->user_data = 1;
+    PrepareRecv(pair.fds[0], /*multishot=*/false, 1);
     const io_uring_cqe cqe = NextOf(1);
     const int id = static_cast<int>(cqe.flags >> IORING_CQE_BUFFER_SHIFT);
     if (cqe.res != bytes || (cqe.flags & IORING_CQE_F_BUFFER) == 0) return false;
@@ -246,16 +252,8 @@ bool Prober::IncrementalOrder() {
   buffers.Add(pool_->region(), kBufferBytes, 0, 0);
   buffers.Publish(1);
   if (write(first.fds[1], "a", 1) != 1 || write(second.fds[1], "b", 1) != 1) return false;
-  io_uring_sqe* sqe = Prepare();
-  io_uring_prep_recv(sqe, first.fds[0], nullptr, kBufferBytes, 0);
-  sqe->flags |= IOSQE_BUFFER_SELECT;
-  sqe->buf_group = kGroup;
-  sqe->user_data = 1;
-  sqe = Prepare();
-  io_uring_prep_recv_multishot(sqe, second.fds[0], nullptr, 0, 0);
-  sqe->flags |= IOSQE_BUFFER_SELECT;
-  sqe->buf_group = kGroup;
-  sqe->user_data = 2;
+  PrepareRecv(first.fds[0], /*multishot=*/false, 1);
+  PrepareRecv(second.fds[0], /*multishot=*/true, 2);
   const io_uring_cqe one = Next();
   const io_uring_cqe two = Next();
   const bool in_order = one.user_data == 1 && two.user_data == 2 && one.res == 1 && two.res == 1;
@@ -279,11 +277,7 @@ bool Prober::MultishotRecv(const Features& features) {
     return false;
   }
   if (write(pair.fds[1], "a", 1) != 1) return false;
-  io_uring_sqe* sqe = Prepare();
-  io_uring_prep_recv_multishot(sqe, pair.fds[0], nullptr, 0, 0);
-  sqe->flags |= IOSQE_BUFFER_SELECT;
-  sqe->buf_group = kGroup;
-  sqe->user_data = 1;
+  PrepareRecv(pair.fds[0], /*multishot=*/true, 1);
   const io_uring_cqe cqe = NextOf(1);
   if (cqe.res != 1 || (cqe.flags & IORING_CQE_F_MORE) == 0) return false;
   pair.CloseOne(1);
