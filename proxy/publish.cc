@@ -32,13 +32,12 @@ io::Rope PublishReply(Worker* worker, Client* client, const Request& parent) {
       worker->cluster() == nullptr) {
     return fragment.bytes;
   }
-  const cluster::Topology& topology = *worker->cluster()->topology;
-  const cluster::Shard* const shard = topology.ShardFor(fragment.slot);
-  if (shard == nullptr) return fragment.bytes;
+  const absl::string_view owner = worker->cluster()->topology->OwnerId(fragment.slot);
+  if (owner.empty()) return fragment.bytes;
   const TopicKind kind =
       parent.command->name == "SPUBLISH" ? TopicKind::kShardChannel : TopicKind::kChannel;
   const SubscriptionTable::Receivers receivers = worker->subscriptions()->table()->Of(
-      kind, parent.bytes.Flatten(), topology.node(shard->primary).id, parent.fragments->asked);
+      kind, parent.bytes.Flatten(), owner, parent.fragments->asked);
   if (receivers.clients == 0 && receivers.connections == 0) return fragment.bytes;
   const auto ours = static_cast<int64_t>(receivers.connections);
   std::string reply;

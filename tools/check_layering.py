@@ -4,7 +4,7 @@
   io → system, Abseil · resp → Abseil · cluster → resp · proxy → io, resp, cluster
   tools → io, resp, cluster · tests, microbench → anything
   nothing includes tests, except microbench its sim/
-  only io/uring_setup.h includes <liburing.h>, and only the io/uring_*.cc know that one
+  only io/uring_setup.h includes <liburing.h>, which only the ring and its probe know
 
 tools/check_layering.py [ROOT]       checks the tree; exit code 1 and one line an offence
 tools/check_layering.py --self-test  proves that each kind of offence is found

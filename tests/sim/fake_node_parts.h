@@ -26,7 +26,7 @@ inline std::string Integer(int64_t value) { return absl::StrCat(":", value, "\r\
 inline std::string Null(bool resp3) { return resp3 ? "_\r\n" : "$-1\r\n"; }
 inline std::string ErrorLine(absl::string_view line) { return absl::StrCat("-", line, "\r\n"); }
 
-// Where the keys of a data command are, and whether it writes. keys_step 0: it is none.
+// Where the keys of a data command are, and whether it writes.
 struct CommandShape {
   absl::string_view name;
   bool write;

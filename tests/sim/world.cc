@@ -342,9 +342,8 @@ void World::CheckTopology(size_t worker) {
     const auto slot = static_cast<cluster::Slot>(i);
     const uint64_t epoch = state->topology->EpochOf(slot);
     if (epoch >= before->EpochOf(slot)) continue;
-    const cluster::Shard* now_served = state->topology->ShardFor(slot);
-    const std::string& newer = before->node(before->ShardFor(slot)->primary).id;
-    if (now_served != nullptr && state->topology->node(now_served->primary).id == newer) continue;
+    const absl::string_view newer = before->OwnerId(slot);
+    if (state->topology->OwnerId(slot) == newer) continue;
     const int owner = cluster_.OwnerOf(slot);
     if (owner < 0 || cluster_.truth().peers[static_cast<size_t>(owner)].epoch <= epoch) continue;
     if (!cluster_.Claims(newer, slot, before->EpochOf(slot))) continue;
