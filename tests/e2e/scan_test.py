@@ -176,7 +176,8 @@ class ScanAmongChangesTest(FreshClusterTestCase):
         slots = sorted({key_slot(key) for key in keys})
         until = time.monotonic() + (20 if SANITIZED else 10)
         moves = 0
-        while time.monotonic() < until and all(worker.is_alive() for worker in workers):
+        while ((time.monotonic() < until or moves <= 20) and
+               all(worker.is_alive() for worker in workers)):
             # The largest slot again and again, and any other.
             slot = key_slot("{tag}") if moves % 2 else generator.choice(slots)
             source = cluster.owner(slot)
