@@ -20,4 +20,17 @@ uint16_t Crc16(absl::string_view bytes);
 // after it, unless empty) or of the whole key, modulo 16384.
 Slot SlotOf(absl::string_view key);
 
+// Which slots there were, in 64 groups of 256 neighbours: tells too many, never too few.
+class SlotGroups {
+ public:
+  void Add(Slot slot) { groups_ |= uint64_t{1} << (slot / kGroupSlots); }
+  void AddAll() { groups_ = ~uint64_t{0}; }
+  bool empty() const { return groups_ == 0; }
+  bool MayHave(Slot slot) const { return (groups_ >> (slot / kGroupSlots) & 1) != 0; }
+
+ private:
+  static constexpr int kGroupSlots = kSlotCount / 64;
+  uint64_t groups_ = 0;
+};
+
 }  // namespace cluster

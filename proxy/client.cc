@@ -266,7 +266,10 @@ bool Client::TakeQuickly(const resp::RequestLimits& limits) {
     request->protocol = protocol_;
     request->slot = slot;
     request->read = found->is_read_only();
-    wrote |= !request->read;
+    if (!request->read) {
+      wrote = true;
+      written_.Add(slot);
+    }
     backend->GiveQuickly(request, frame, now);
     if (!backend->dirty) worker_->MarkDirty(backend);
     (last == nullptr ? head_ : last->next) = request;

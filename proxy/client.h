@@ -176,6 +176,8 @@ class Client {
   // a while.
   void NoteWrite(absl::Time now) { last_write_ = now; }
   absl::Time last_write() const { return last_write_; }
+  // Of all that went out: these were written to.
+  cluster::SlotGroups* written() { return &written_; }
 
   // The quick way is open for its requests: what goes to the primary of its slot finds the slot
   // gate (proxy/dispatcher.h) open, and only there it goes.
@@ -407,6 +409,7 @@ class Client {
   uint64_t id_ = 0;
   absl::Time opened_at_;
   absl::Time last_write_ = absl::InfinitePast();
+  cluster::SlotGroups written_;
   absl::Time slow_since_ = absl::InfiniteFuture();
   std::unique_ptr<Identity> identity_;
   std::unique_ptr<Transaction> transaction_;  // null: it never had one

@@ -42,7 +42,7 @@ void Client::MoveProcedureOn() {
   Fragments* const fragments = parent->fragments.get();
   if (fragments->unanswered > 0) return;
   Procedure* const procedure = fragments->procedure.get();
-  Step step{worker_, parent->protocol, last_write_, std::move(procedure->asks)};
+  Step step{worker_, parent->protocol, written_, std::move(procedure->asks)};
   for (size_t i = 0; i < fragments->requests.size(); ++i) {
     Request* request = fragments->requests[i];
     Ask& ask = step.asks[i];

@@ -238,7 +238,7 @@ void Client::QueueCommand(const cluster::CommandSpec& command, const resp::Piece
         transaction_->QueueLocal(command, args.views());
         break;
       }
-      if (command.name != "WAIT") return RefuseQueued(command);
+      if (command.name != "WAIT" && command.name != "WAITAOF") return RefuseQueued(command);
       // It does not wait there: the transaction's node counts for the connection that the client's
       // writes to that shard went on, and those of others with them.
       transaction_->QueueForNode(absl::nullopt, KeepFrame(frame));

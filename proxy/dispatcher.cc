@@ -62,6 +62,16 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Dispatcher::HoldWhileOpening(Request* r
   if (ABSL_PREDICT_FALSE(backend.state() != Backend::State::kOpen)) EnsureHold(request);
 }
 
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Dispatcher::NoteWrite(const Request& request) {
+  request.client->NoteWrite(worker_->now());
+  const Ask* const ask = request.ask();
+  if (ABSL_PREDICT_FALSE(ask != nullptr && ask->to != Ask::To::kOwner)) {
+    request.client->written()->AddAll();  // its slot is no more than a number
+  } else {
+    request.client->written()->Add(request.slot);
+  }
+}
+
 ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Dispatcher::Send(Request* request, const Route& route) {
   Client* client = request->client;
   if (!route.plain || request->private_connection) {
@@ -72,7 +82,7 @@ ABSL_ATTRIBUTE_ALWAYS_INLINE inline void Dispatcher::Send(Request* request, cons
   request->asking = request->hold != nullptr && request->hold->ask;
   HoldWhileOpening(request, *route.backend);
   if (ABSL_PREDICT_FALSE(request->private_connection)) PreparePrivate(request, route.backend);
-  if (!request->command->is_read_only()) client->NoteWrite(worker_->now());
+  if (!request->command->is_read_only()) NoteWrite(*request);
   if (ABSL_PREDICT_FALSE(request->is_burst || request->private_connection)) {
     worker_->script_repairs()->GiveBefore(*request, route.backend);
   }
@@ -153,7 +163,8 @@ void Dispatcher::StartAsk(Request* request, const Ask& ask) {
     request->transaction = std::make_unique<TransactionPart>();
     request->transaction->watch = ask.watch;
     request->watched = ask.watch != nullptr;
-    request->private_connection |= request->watched;
+    request->transaction->kept = ask.kept;
+    request->private_connection |= request->watched || ask.kept != nullptr;
   }
   if (ask.is_burst) {
     request->is_burst = true;
@@ -269,6 +280,7 @@ Dispatcher::Route Dispatcher::FindRoute(Request* request) {
   route.node = ChooseNode(request, &read_only, &by_slot);
   if (route.node == nullptr) return route;
   if (request->private_connection) {
+    if (request->is_burst && request->transaction->kept != nullptr) return FindKeptRoute(request);
     if (request->is_blocking && !MayLease(request)) return route;
     route.backend = worker_->backends()->Private(route.node, request->protocol);
   } else {

@@ -27,6 +27,8 @@ class Worker;
 
 inline constexpr absl::string_view kConnectionLostError =
     "ERR proxy: backend connection lost (outcome unknown)";
+// To an ask on a kept connection, whose slot is another node's.
+inline constexpr absl::string_view kSlotMovedError = "ERR proxy: the slot has moved (not executed)";
 
 class Dispatcher {
  public:
@@ -83,6 +85,7 @@ class Dispatcher {
   ABSL_ATTRIBUTE_NOINLINE bool MayGoApart(const Request& request);
   bool EarlierInTheWay(const Request& request, const Backend* backend);
   void Send(Request* request, const Route& route);
+  void NoteWrite(const Request& request);
   ABSL_ATTRIBUTE_NOINLINE void PreparePrivate(Request* request, Backend* backend);
 
   // --- waiting
@@ -99,6 +102,7 @@ class Dispatcher {
 
   // --- watches: proxy/dispatcher_watch.cc
   ABSL_ATTRIBUTE_NOINLINE Route FindWatchRoute(Request* request);
+  ABSL_ATTRIBUTE_NOINLINE Route FindKeptRoute(Request* request);
   bool MayHaveKeysElsewhere(const Request& burst) const;
   bool IsWatchOver(const Request& request) const;
   void OnWatchOver(Request* request);

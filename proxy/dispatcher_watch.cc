@@ -16,6 +16,7 @@ namespace {
 
 // A WATCH of so many bytes has its keys remembered.
 constexpr size_t kMovedKeysBytesMax = 4 << 10;
+constexpr absl::string_view kKeptLost = "ERR proxy: connection lost (not executed)";
 
 }  // namespace
 
@@ -24,7 +25,7 @@ Dispatcher::Route Dispatcher::FindWatchRoute(Request* request) {
   Watch* const watch = request->transaction->watch.get();
   if (request->is_burst && MayHaveKeysElsewhere(*request)) watch->lost = true;
   Route route;
-  route.backend = watch->FindBackend(*worker_);
+  route.backend = watch->connection.Find(*worker_);
   const bool there = route.backend != nullptr && route.backend->usable() && route.backend->fenced();
   if (there && !IsWatchOver(*request)) {
     route.node = route.backend->node();
@@ -42,8 +43,31 @@ Dispatcher::Route Dispatcher::FindWatchRoute(Request* request) {
   if (route.node == nullptr) return route;
   route.backend = worker_->backends()->Private(route.node, request->protocol);
   if (route.backend == nullptr) return route;
-  route.backend->Lease();
-  watch->Take(route.backend);
+  watch->connection.Take(route.backend);
+  return route;
+}
+
+// Of a burst that its procedure wants on the connection of the ones before it: that one, or, for the
+// first of them, one to the node that has to get it.
+Dispatcher::Route Dispatcher::FindKeptRoute(Request* request) {
+  KeptConnection* const kept = request->transaction->kept.get();
+  Route route;
+  route.node = NodeFor(request);
+  if (route.node == nullptr) return route;
+  if (kept->was_taken()) {
+    Backend* const backend = kept->Find(*worker_);
+    if (backend == nullptr || !backend->usable() || !backend->fenced()) {
+      EndHold(request, kKeptLost);
+    } else if (backend->node() != route.node) {
+      EndHold(request, kSlotMovedError);
+    } else {
+      route.backend = backend;
+    }
+    return route;
+  }
+  if (!MayLease(request)) return route;
+  route.backend = worker_->backends()->Private(route.node, request->protocol);
+  if (route.backend != nullptr) kept->Take(route.backend);
   return route;
 }
 

@@ -16,6 +16,7 @@
 #include "proxy/scan.h"
 #include "proxy/script_commands.h"
 #include "proxy/wait.h"
+#include "proxy/wait_aof.h"
 #include "proxy/worker.h"
 
 namespace proxy {
@@ -166,7 +167,8 @@ std::unique_ptr<Procedure> MakeProcedure(Worker* worker, const cluster::CommandS
   if (command.container.empty()) {
     if (command.name == "SCAN") return MakeScan(worker, share, args, error);
     if (command.name == "RANDOMKEY") return MakeRandomKey(command);
-    if (command.name == "WAIT") return MakeWait(worker, command, args, error);
+    if (command.name == "WAIT") return MakeWait(worker, args, error);
+    if (command.name == "WAITAOF") return MakeWaitAof(worker, args, error);
   }
   if (command.container == "CONFIG") {
     if (command.name == "GET") return MakeConfigGet(command, frame);

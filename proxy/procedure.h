@@ -30,6 +30,7 @@ namespace proxy {
 
 class ArgList;
 struct FaceShare;
+struct KeptConnection;
 struct Watch;
 class Worker;
 
@@ -56,6 +57,9 @@ struct Ask {
   uint32_t burst_commands = 0;
   // Of a burst, or a WATCH: goes on its connection; null: watches nothing.
   std::shared_ptr<Watch> watch;
+  // Of a burst: goes on this connection, which is taken with the first one, and never afterwards on
+  // another; null: on any.
+  std::shared_ptr<KeptConnection> kept;
   uint64_t refresh_ask = 0;  // waits until this ask for a view is answered (Worker::AskRefresh)
 
   // --- when it is answered
@@ -82,7 +86,8 @@ struct Ask {
 struct Step {
   Worker* const worker;
   const resp::Protocol protocol;  // of the client
-  const absl::Time last_write;    // of the client; InfinitePast: none
+  // Where the client has written.
+  const cluster::SlotGroups written;
   std::vector<Ask> asks;          // of the last step, answered; to be replaced by the next one's
   // One of these, instead of asks, is the end:
   io::Rope reply = {};

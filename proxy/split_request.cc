@@ -140,6 +140,7 @@ class QuickWay {
     backend->GiveReserved(fragment, bytes, worker_->now());
     if (!backend->dirty) worker_->MarkDirty(backend);
     client_->NoteGivenQuickly(1, !read_);
+    if (!read_) client_->written()->Add(fragment->slot);
     WorkerStats* const stats = worker_->stats();
     stats->backend_requests.Add(1);
     stats->payload_bytes_copied.Add(bytes);

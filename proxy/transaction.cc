@@ -9,6 +9,7 @@
 #include "io/buffer_pool.h"
 #include "proxy/args.h"
 #include "proxy/backend.h"
+#include "proxy/backend_pool.h"
 #include "proxy/worker.h"
 #include "resp/scanner.h"
 #include "resp/views.h"
@@ -25,23 +26,36 @@ constexpr size_t kCommandOverhead = 64;
 
 }  // namespace
 
-Backend* Watch::FindBackend(const Worker& worker) const {
-  return has_backend ? worker.FindBackend(backend_index, backend_generation) : nullptr;
+Backend* KeptConnection::Find(const Worker& worker) const {
+  return has_backend_ ? worker.FindBackend(index_, generation_) : nullptr;
 }
 
-void Watch::Take(Backend* backend) {
-  has_backend = true;
-  backend_index = backend->index();
-  backend_generation = backend->generation();
+void KeptConnection::Take(Backend* backend) {
+  backend->Lease();
+  was_taken_ = has_backend_ = true;
+  index_ = backend->index();
+  generation_ = backend->generation();
+}
+
+void KeptConnection::Release(const Worker& worker, bool reuse) {
+  Backend* const backend = Find(worker);
+  has_backend_ = false;
+  if (backend == nullptr || !backend->usable()) return;
+  backend->EndLease();
+  if (!reuse) backend->Retire();
+}
+
+void KeptConnection::GiveBack(Worker* worker) {
+  Backend* const backend = Find(*worker);
+  const bool idle =
+      backend != nullptr && backend->state() == Backend::State::kOpen && backend->owed() == 0;
+  Release(*worker, idle);
+  if (idle) worker->backends()->GiveBack(backend);
 }
 
 void Watch::Release(const Worker& worker, bool reuse) {
   over = true;
-  Backend* const backend = FindBackend(worker);
-  has_backend = false;
-  if (backend == nullptr || !backend->usable()) return;
-  backend->EndLease();
-  if (!reuse) backend->Retire();
+  connection.Release(worker, reuse);
 }
 
 bool Burst::TakeQueueReply(absl::string_view piece, bool complete) {

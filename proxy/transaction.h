@@ -42,6 +42,26 @@ struct LocalCommand {
 
 // The keys that a client watches until its next EXEC, DISCARD or UNWATCH. Shared by the client and
 // the requests that need it.
+// A private connection that stays with one client for several requests.
+class KeptConnection {
+ public:
+  // Null if there is none (any more).
+  Backend* Find(const Worker& worker) const;
+  bool was_taken() const { return was_taken_; }
+  void Take(Backend* backend);
+  // It is the client's no more: free for others once it owes no reply, or closed.
+  void Release(const Worker& worker, bool reuse);
+  // Free for others now, while no reply of it is being taken.
+  void GiveBack(Worker* worker);
+
+ private:
+  bool was_taken_ = false;
+  bool has_backend_ = false;
+  // Of the worker's table.
+  uint32_t index_ = 0;
+  uint32_t generation_ = 0;
+};
+
 struct Watch {
   cluster::Slot slot = 0;
   uint32_t requests = 0;  // WATCHes so far
@@ -51,15 +71,9 @@ struct Watch {
   absl::flat_hash_set<std::string> moved_keys;
   bool lost = false;  // its connection has ended, or a key may have moved: EXEC answers null
   bool over = false;  // nobody will ask any more
-  // Its connection: an index of the worker's table, with the generation.
-  bool has_backend = false;
-  uint32_t backend_index = 0;
-  uint32_t backend_generation = 0;
+  KeptConnection connection;
 
-  // Null if it has none (any more).
-  Backend* FindBackend(const Worker& worker) const;
-  void Take(Backend* backend);
-  // Its connection is free for others, or closed.
+  // It is over, and so is the client's use of the connection.
   void Release(const Worker& worker, bool reuse);
 };
 
@@ -141,6 +155,7 @@ class Burst {
 struct TransactionPart {
   std::unique_ptr<Burst> burst;  // null: it is a WATCH
   std::shared_ptr<Watch> watch;  // null: the burst is of a client that watches nothing
+  std::shared_ptr<KeptConnection> kept;  // see Ask::kept
   // Its commands, EXEC the last, as monitors are to see them when it has run (proxy/monitors.h).
   std::vector<std::string> unshown;
 };

@@ -15,20 +15,12 @@
 #include "proxy/local_handlers.h"
 #include "proxy/polling.h"
 #include "proxy/server_info.h"
+#include "proxy/wait_parts.h"
 #include "proxy/worker.h"
 #include "resp/views.h"
 
 namespace proxy {
 namespace {
-
-// Nodes may change their roles before they are asked: plans are made so often.
-constexpr int kRoundsMax = 8;
-constexpr absl::string_view kUnstable =
-    "CLUSTERDOWN proxy: the cluster's nodes keep changing (not executed)";
-// What the servers say when the primary that a client waits at is one no more: nobody can tell
-// whether its successor has the writes.
-constexpr absl::string_view kDemoted =
-    "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)";
 
 // Of INFO replication.
 struct Replication {
@@ -72,23 +64,8 @@ bool ParseReplication(const io::Rope& reply, Replication* result) {
   return has_offset;
 }
 
-// As it is asked here: changes nothing, and may be asked again.
 const cluster::CommandSpec& InfoCommand() {
-  static const cluster::CommandSpec* const kCommand = [] {
-    auto* command = new cluster::CommandSpec(*cluster::FindCommand("INFO"));
-    command->flags |= cluster::kFlagReadOnly;
-    return command;
-  }();
-  return *kCommand;
-}
-
-// On a connection of its own: see Dispatcher::StartAsk.
-const cluster::CommandSpec& PromptCommand() {
-  static const cluster::CommandSpec* const kCommand = [] {
-    auto* command = new cluster::CommandSpec(*cluster::FindCommand("WAIT"));
-    command->flags |= cluster::kFlagReadOnly | cluster::kFlagAllowBusy;
-    return command;
-  }();
+  static const cluster::CommandSpec* const kCommand = new cluster::CommandSpec(AsRead("INFO"));
   return *kCommand;
 }
 
@@ -99,7 +76,7 @@ class Wait final : public Procedure {
   void Next(Step* step) override {
     switch (phase_) {
       case Phase::kBegin:
-        wrote_ = step->last_write != absl::InfinitePast();
+        written_ = step->written;
         return PlanOffsets(step);
       case Phase::kCoverage:
         if (step->asks[0].failed()) {
@@ -132,10 +109,7 @@ class Wait final : public Procedure {
 
  private:
   enum class Phase : uint8_t { kBegin, kCoverage, kOffsets, kPrompt, kCount, kPause };
-  struct Primary {
-    std::string node_id;
-    std::string node_name;
-    cluster::Slot number = 0;  // see Ask::slot
+  struct Primary : WaitPrimary {
     std::string stream;
     int64_t offset = 0;  // with all the client's writes
     int64_t count = 0;   // of replicas that have it
@@ -148,26 +122,15 @@ class Wait final : public Procedure {
     step->asks.clear();
     primaries_.clear();
     const cluster::Topology& topology = *step->worker->cluster()->topology;
-    for (const cluster::Shard& shard : topology.shards()) {
-      Primary primary;
-      primary.node_id = topology.node(shard.primary).id;
-      primary.node_name = NodeName(topology, shard.primary);
-      primary.number = static_cast<cluster::Slot>(primaries_.size() % cluster::kSlotCount);
-      primaries_.push_back(std::move(primary));
-      AskOf(step, primaries_.back(), InfoCommand(), MakeFrame({"INFO", "replication"}));
+    for (const size_t shard : ShardsToWaitFor(topology, written_)) {
+      Primary& primary = primaries_.emplace_back();
+      static_cast<WaitPrimary&>(primary) = WaitPrimaryOf(topology, shard, primaries_.size());
+      step->asks.push_back(AskInfo(primary));
     }
   }
 
-  static void AskOf(Step* step, const Primary& primary, const cluster::CommandSpec& command,
-                    io::Rope frame) {
-    Ask ask;
-    ask.to = Ask::To::kPrimary;
-    ask.slot = primary.number;
-    ask.node_id = primary.node_id;
-    ask.node_name = primary.node_name;
-    ask.command = &command;
-    ask.frame = std::move(frame);
-    step->asks.push_back(std::move(ask));
+  static Ask AskInfo(const Primary& primary) {
+    return AskPrimary(primary, InfoCommand(), MakeFrame({"INFO", "replication"}));
   }
 
   void OnOffsets(Step* step) {
@@ -180,14 +143,14 @@ class Wait final : public Procedure {
       }
       if (ask.gone || !replication.primary) {
         // Its successor, when that is known.
-        if (++rounds_ > kRoundsMax) return step->AnswerError(kUnstable);
+        if (++rounds_ > kWaitRoundsMax) return step->AnswerError(kWaitUnstable);
         if (!ask.gone) step->worker->HintRefresh(ask.node_id);
         phase_ = Phase::kBegin;
         return poll_.Pause(step, primaries_.size(), 0, absl::InfiniteFuture());
       }
       Primary& primary = primaries_[i];
       primary.stream = replication.id;
-      primary.offset = wrote_ ? replication.offset : 0;
+      primary.offset = written_.empty() ? 0 : replication.offset;
       Count(replication, &primary);
     }
     GoOn(step, Phase::kPrompt);
@@ -218,12 +181,7 @@ class Wait final : public Procedure {
     step->asks.clear();
     for (const Primary& primary : primaries_) {
       if (!IsMissing(primary)) continue;
-      if (phase == Phase::kPrompt) {
-        constexpr absl::string_view kMoreThanThereAre = "2147483647";
-        AskOf(step, primary, PromptCommand(), MakeFrame({"WAIT", kMoreThanThereAre, "1"}));
-      } else {
-        AskOf(step, primary, InfoCommand(), MakeFrame({"INFO", "replication"}));
-      }
+      step->asks.push_back(phase == Phase::kPrompt ? PromptReplicas(primary) : AskInfo(primary));
       step->asks.back().patience = Poll::Patience(step->worker->now(), until_);
     }
   }
@@ -234,7 +192,7 @@ class Wait final : public Procedure {
     for (Primary& primary : primaries_) {
       if (!IsMissing(primary)) continue;
       Ask& ask = step->asks[answered++];
-      if (ask.gone) return step->AnswerError(kDemoted);
+      if (ask.gone) return step->AnswerError(kWaitDemoted);
       if (ask.failed()) {
         // A connection was lost: it may be there again.
         if (ask.handed_over || !in_time || poll_.ended()) continue;
@@ -243,7 +201,7 @@ class Wait final : public Procedure {
       Replication replication;
       if (!ParseReplication(ask.reply, &replication)) return step->AnswerError(kBadReplyError);
       if (!replication.primary || replication.id != primary.stream) {
-        return step->AnswerError(kDemoted);
+        return step->AnswerError(kWaitDemoted);
       }
       Count(replication, &primary);
     }
@@ -264,7 +222,7 @@ class Wait final : public Procedure {
 
   const int64_t wanted_;
   const absl::Time until_;
-  bool wrote_ = false;
+  cluster::SlotGroups written_;
   Phase phase_ = Phase::kBegin;
   int rounds_ = 0;
   std::vector<Primary> primaries_;
@@ -273,8 +231,7 @@ class Wait final : public Procedure {
 
 }  // namespace
 
-std::unique_ptr<Procedure> MakeWait(Worker* worker, const cluster::CommandSpec&,
-                                    const ArgList& args, std::string* error) {
+std::unique_ptr<Procedure> MakeWait(Worker* worker, const ArgList& args, std::string* error) {
   int64_t replicas = 0;
   if (!resp::ParseDecimal(args.views()[1], &replicas)) {
     *error = "ERR value is not an integer or out of range";

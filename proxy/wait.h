@@ -4,17 +4,12 @@
 //
 // WAIT: how many replicas have what this client wrote. Its writes went over connections that it
 // shares with others, to several primaries, so no node can tell: to a WAIT, a server counts who has
-// acknowledged the last write of the connection it comes on. So each primary is asked how far its
-// replication stream is (it has run all writes of this client, whose replies have come), and then
-// how far its replicas say they are, until enough of them have passed that. Which of the primaries
-// the client wrote to is not recorded: it has written to all of them or to none. Nor is it known
-// what others have written since, and what the servers themselves put into the stream: more may be
-// waited for than this client's writes, never less. The reply is that of the shard with the fewest
-// such replicas.
-//
-// Replicas say how far they are once a second; a primary asks them for it when a client waits. So
-// each time some are missing, their primary gets a WAIT on a connection of its own, for a
-// millisecond and more replicas than there are.
+// acknowledged the last write of the connection it comes on. So each primary that the client may
+// have written to is asked how far its replication stream is (it has run all writes of this client,
+// whose replies have come), and then how far its replicas say they are, until enough of them have
+// passed that. It is not known what others have written since, and what the servers themselves put
+// into the stream: more may be waited for than this client's writes, never less. The reply is that
+// of the shard with the fewest such replicas.
 
 #include <memory>
 #include <string>
@@ -24,7 +19,6 @@
 namespace proxy {
 
 // Null: *error says what is wrong with the arguments.
-std::unique_ptr<Procedure> MakeWait(Worker* worker, const cluster::CommandSpec& command,
-                                    const ArgList& args, std::string* error);
+std::unique_ptr<Procedure> MakeWait(Worker* worker, const ArgList& args, std::string* error);
 
 }  // namespace proxy

@@ -2,7 +2,7 @@
 
 import time
 
-from harness import (Background, FreshClusterTestCase, ReplyError, key_slot, keys_in_slots,
+from harness import (SERVER, Background, FreshClusterTestCase, ReplyError, key_slot, keys_in_slots,
                      seconds, unittest, wait_until)
 
 # One a connection. What is there is taken at once; what is not is waited for in vain.
@@ -53,6 +53,14 @@ OVER_SLOTS = [
      "WAIT x 0", "EXEC", "DEL a b"],
 ]
 
+WAITAOF = ["WAITAOF 0 0 0", "WAITAOF 0 1 10", "SET a v", "SET b v", "WAITAOF 0 0 0", "WAITAOF 0 1 10",
+     "WAITAOF 1 0 0", "WAITAOF 1 1 10", "WAITAOF 2 0 0", "WAITAOF -1 0 0", "WAITAOF x 0 0",
+     "WAITAOF 0 -1 0", "WAITAOF 0 x 0", "WAITAOF 0 0 x", "WAITAOF 0 0 -1", "WAITAOF 1 1 x",
+     "WAITAOF 0 0", "WAITAOF", "WAITAOF 0 9223372036854775808 0", "MULTI", "SET a w",
+     "WAITAOF 0 0 0", "WAITAOF 0 7 0", "EXEC", "DEL a b"]
+if SERVER == "redis-server":
+    WAITAOF = ["WAITAOF 0 0 0"]  # 7.0 does not know it
+
 
 class BlockingTest(FreshClusterTestCase):
     def start(self, *flags, **options):
@@ -80,7 +88,7 @@ class BlockingTest(FreshClusterTestCase):
 
     def test_over_slots_replies_are_those_of_a_plain_server(self):
         _, proxy = self.start()
-        self.assert_answers_as_a_plain_server(proxy, OVER_SLOTS)
+        self.assert_answers_as_a_plain_server(proxy, OVER_SLOTS + [WAITAOF])
 
     def test_each_element_goes_to_one_of_those_that_wait_over_slots(self):
         cluster, proxy = self.start()
@@ -162,6 +170,73 @@ class BlockingTest(FreshClusterTestCase):
         self.assertEqual(other.call("SET", "b", "x"), b"OK")
         replica.process.send_signal(18)
         self.assertEqual(client.read(), 1)
+
+    def test_wait_is_for_the_shards_that_were_written_to(self):
+        cluster, proxy = self.start(replicas=1)
+        client = self.client(proxy)
+        replica = cluster.replicas_of(cluster.owner(key_slot("b")))[0]
+        replica.process.send_signal(19)  # SIGSTOP
+        self.addCleanup(replica.process.send_signal, 18)
+        self.assertNotEqual(cluster.owner(key_slot("a")), cluster.owner(key_slot("b")))
+        client.call("SET", "a", "v")
+        self.assertEqual(client.call("GET", "b"), None)
+        self.assertEqual(client.call("WAIT", "1", "0"), 1)
+        for write in (("SET", "b", "v"), ("MSET", "a", "1", "b", "2")):
+            other = self.client(proxy)
+            other.call(*write)
+            self.assertEqual(other.call("WAIT", "1", "100"), 0)
+
+    def test_waitaof_tells_whose_disks_have_the_writes(self):
+        if SERVER == "redis-server":
+            self.skipTest("redis 7.0 has no WAITAOF")
+        cluster, proxy = self.start("--workers", "1", "--private-connections", "3", replicas=1,
+                                    config=["appendonly yes", "appendfsync everysec"])
+        client, other = self.client(proxy), self.client(proxy)
+        for key in "abc":
+            client.call("SET", key, "v")
+        self.assertEqual(client.call("WAITAOF", "1", "1", "0"), [1, 1])
+        replica = cluster.replicas_of(cluster.owner(key_slot("b")))[0]
+        replica.process.send_signal(19)  # SIGSTOP
+        self.addCleanup(replica.process.send_signal, 18)
+        client.call("SET", "b", "w")
+        begin = time.monotonic()
+        self.assertEqual(client.call("WAITAOF", "1", "1", "1500"), [1, 0])
+        self.assertGreaterEqual(time.monotonic() - begin, 1.5)
+        self.assertEqual(client.call("WAITAOF", "1", "0", "0"), [1, 0])
+        # It waits for all the time that it takes, and others' writes do not keep it waiting.
+        client.send("WAITAOF", "1", "1", "0")
+        self.assertEqual(other.call("SET", "b", "x"), b"OK")
+        self.assertEqual(other.call("SET", "c", "x"), b"OK")
+        replica.process.send_signal(18)
+        self.assertEqual(client.read(), [1, 1])
+        # Nothing is left of it, neither a key nor a connection that is taken.
+        self.assertEqual(client.call("DBSIZE"), 3)
+        connections = proxy.metrics()["backend_connections"]
+        for _ in range(5):
+            self.assertEqual(client.call("WAITAOF", "1", "1", "0"), [1, 1])
+        self.assertEqual(proxy.metrics()["backend_connections"], connections)
+
+    def test_waitaof_can_be_ended(self):
+        if SERVER == "redis-server":
+            self.skipTest("redis 7.0 has no WAITAOF")
+        _, proxy = self.start("--workers", "1", "--private-connections", "1")
+        client, other = self.client(proxy), self.client(proxy)
+        number = client.call("CLIENT", "ID")
+        client.call("SET", "a", "v")
+        unblocks = lambda kind: lambda: other.call("CLIENT", "UNBLOCK", number, kind) == 1
+        for kind, wanted in (("TIMEOUT", [0, 0]), ("ERROR", None)):
+            client.send("WAITAOF", "0", "1", "0")
+            wait_until(unblocks(kind), "WAITAOF to wait", seconds(20))
+            reply = client.read()
+            if wanted is None:
+                self.assert_error(reply, "UNBLOCKED client unblocked via CLIENT UNBLOCK")
+            else:
+                self.assertEqual(reply, wanted)
+        client.send("WAITAOF", "0", "1", "0")
+        client.close()
+        other.call("SET", "a", "w")
+        wait_until(lambda: other.command("WAITAOF", "0", "0", "0") == [0, 0],
+                   "its connection to be free", seconds(20))
 
     def test_it_waits_for_what_comes_and_others_do_not_wait(self):
         cluster, proxy = self.start("--workers", "1")

@@ -295,7 +295,7 @@ class RefusedTest(FakeClusterTestCase):
                         ("PSYNC", "?", "-1"), ("SHUTDOWN",), ("DEBUG", "SLEEP", "0"),
                         ("CLUSTER", "RESET"), ("CLUSTER", "SETSLOT", "1", "STABLE"),
                         ("REPLICAOF", "NO", "ONE"), ("SLAVEOF", "NO", "ONE"), ("FAILOVER",),
-                        ("MIGRATE", "h", "1", "k", "0", "1"), ("WAITAOF", "0", "1", "0"),
+                        ("MIGRATE", "h", "1", "k", "0", "1"),
                         ("CONFIG", "SET", "maxmemory", "1"), ("ACL", "SETUSER", "x"),
                         ("SCRIPT", "DEBUG", "YES"), ("SWAPDB", "0", "1"),
                         ("MODULE", "LOAD", "x"), ("SAVE",), ("REPLCONF", "ack", "1")):

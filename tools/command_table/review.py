@@ -106,7 +106,8 @@ REVIEWED_SERVE = {
         "one primary tells, of the parameters that concern the data": "CONFIG|GET",
         "`notify-keyspace-events` only: OK, and nothing is done, where all nodes have it so":
             "CONFIG|SET",
-        "asks each primary how far its replicas have come": "WAIT",
+        "asks each primary that the client wrote to how far its replicas have come": "WAIT",
+        "on a connection of its own to each of them, behind a write that leaves nothing": "WAITAOF",
         "scripts and functions are on all nodes":
             "FUNCTION|DELETE FUNCTION|DUMP FUNCTION|FLUSH FUNCTION|KILL FUNCTION|LIST FUNCTION|LOAD"
             " FUNCTION|RESTORE FUNCTION|STATS SCRIPT|EXISTS SCRIPT|FLUSH SCRIPT|KILL SCRIPT|LOAD"
@@ -132,7 +133,6 @@ REVIEWED_SERVE = {
         "tells of one server's disk": "LASTSAVE",
         "puts the connection into a debugger": "SCRIPT|DEBUG",
         "there is one database": "SWAPDB",
-        "only to the connection that wrote, a server tells what is on disks": "WAITAOF",
     },
 }
 
