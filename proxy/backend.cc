@@ -108,7 +108,7 @@ void Backend::SendHandshake() {
   handshake_ = std::make_unique<NodeHandshake>();
   NodeHandshake& handshake = *handshake_;
   handshake.AddAuth(config.backend_username, config.backend_password);
-  if (options_.protocol == resp::Protocol::kResp3) handshake.AddRequired({"HELLO", "3"});
+  if (options_.session.protocol == resp::Protocol::kResp3) handshake.AddRequired({"HELLO", "3"});
   name_ = absl::StrCat(worker_->instance_name(), "-", index_, "-", generation_);
   handshake.Add({"CLIENT", "SETNAME", name_}, [this](absl::string_view frame) {
     if (resp::IsErrorFrame(frame)) name_.clear();
@@ -123,6 +123,9 @@ void Backend::SendHandshake() {
     worker_->backends()->NoteInfo(node_, frame);
     return absl::OkStatus();
   });
+  if (options_.session.database != 0) {
+    handshake.AddRequired({"SELECT", absl::StrCat(options_.session.database)});
+  }
   if (options_.read_only) {
     handshake.AddRequired({"READONLY"});
   } else {

@@ -60,7 +60,7 @@ class Backend {
   };
 
   struct Options {
-    resp::Protocol protocol = resp::Protocol::kResp2;
+    BackendSession session;
     bool read_only = false;  // sends READONLY: for reads from a replica
     bool is_private = false;
   };

@@ -27,6 +27,20 @@ size_t ProtocolIndex(resp::Protocol protocol) { return protocol == resp::Protoco
 bool Any(const Backend&) { return true; }
 bool NotFenced(const Backend& backend) { return !backend.fenced(); }
 
+// Each place for a shared connection.
+template <typename Fn>
+void ForEachShared(NodeBackends* node, Fn fn) {
+  const auto visit = [&fn](NodeBackends::Shared* shared) {
+    for (auto& by_role : *shared) {
+      for (auto& backends : by_role) {
+        for (Backend*& backend : backends) fn(&backend);
+      }
+    }
+  };
+  visit(&node->shared);
+  for (auto& [database, shared] : node->shared_by_database) visit(&shared);
+}
+
 }  // namespace
 
 BackendPool::BackendPool(Worker* worker)
@@ -44,9 +58,7 @@ void BackendPool::Adopt(const ClusterState& state) {
     if (node == nullptr) {
       node = std::make_unique<NodeBackends>();
       node->id = from.id;
-      for (auto& by_role : node->shared) {
-        for (auto& backends : by_role) backends.resize(worker_->config().backend_connections);
-      }
+      node->shared = NoShared();
     }
     node->in_topology = true;
     const absl::optional<io::Endpoint>& endpoint = state.endpoints[i];
@@ -98,14 +110,28 @@ bool BackendPool::IsDownForLong(const NodeBackends& node) const {
   return worker_->now() - node.down_since > worker_->config().hold_timeout;
 }
 
-Backend* BackendPool::Shared(NodeBackends* node, resp::Protocol protocol, bool read_only,
+NodeBackends::Shared BackendPool::NoShared() const {
+  NodeBackends::Shared shared;
+  for (auto& by_role : shared) {
+    for (auto& backends : by_role) backends.resize(worker_->config().backend_connections);
+  }
+  return shared;
+}
+
+Backend* BackendPool::Shared(NodeBackends* node, const BackendSession& session, bool read_only,
                              cluster::Slot slot) {
-  std::vector<Backend*>& backends = node->shared[ProtocolIndex(protocol)][read_only ? 1 : 0];
+  NodeBackends::Shared* shared = &node->shared;
+  if (ABSL_PREDICT_FALSE(session.database != 0)) {
+    const auto [place, is_new] = node->shared_by_database.try_emplace(session.database);
+    if (is_new) place->second = NoShared();
+    shared = &place->second;
+  }
+  std::vector<Backend*>& backends = (*shared)[ProtocolIndex(session.protocol)][read_only ? 1 : 0];
   // A division takes longer than all the rest of this.
   Backend*& backend = backends[backends.size() == 1 ? 0 : slot % backends.size()];
   if (backend == nullptr && MayConnect(*node)) {
     Backend::Options options;
-    options.protocol = protocol;
+    options.session = session;
     options.read_only = read_only;
     // Assigned only after it began: a connect that fails at once is forgotten before that.
     Backend* opened = Open(node, options);
@@ -134,17 +160,17 @@ void BackendPool::FindOpenPrimaries() {
   }
 }
 
-Backend* BackendPool::Private(NodeBackends* node, resp::Protocol protocol) {
+Backend* BackendPool::Private(NodeBackends* node, const BackendSession& session) {
   for (size_t i = node->idle_private.size(); i-- > 0;) {
     Backend* backend = node->idle_private[i];
-    if (backend->options().protocol != protocol) continue;
+    if (!(backend->options().session == session)) continue;
     node->idle_private.erase(node->idle_private.begin() + i);
     --idle_private_count_;
     return backend;
   }
   if (LoansFull() || !MayConnect(*node)) return nullptr;
   Backend::Options options;
-  options.protocol = protocol;
+  options.session = session;
   options.is_private = true;
   ++private_count_;
   Backend* opened = Open(node, options);
@@ -196,7 +222,7 @@ void BackendPool::UnblockSlot(NodeBackends* node, cluster::Slot slot) {
   if (slot == unblocked_slot_ && worker_->now() < unblocked_at_ + kBetweenUnblocks) return;
   unblocked_slot_ = slot;
   unblocked_at_ = worker_->now();
-  Backend* const shared = Shared(node, resp::Protocol::kResp2, false, slot);
+  Backend* const shared = Shared(node, {}, false, slot);
   if (shared == nullptr) return;
   worker_->ForEachBackend([&](Backend* backend) {
     const Request* const blocked = backend->blocked();
@@ -248,11 +274,9 @@ void BackendPool::NoteConnect(NodeBackends* node) {
 
 void BackendPool::Forget(Backend* backend) {
   NodeBackends* node = backend->node();
-  for (auto& by_role : node->shared) {
-    for (auto& backends : by_role) {
-      std::replace(backends.begin(), backends.end(), backend, static_cast<Backend*>(nullptr));
-    }
-  }
+  ForEachShared(node, [backend](Backend** place) {
+    if (*place == backend) *place = nullptr;
+  });
   const auto it = std::find(node->idle_private.begin(), node->idle_private.end(), backend);
   if (it != node->idle_private.end()) {
     node->idle_private.erase(it);
@@ -318,20 +342,18 @@ void BackendPool::ConnectToFence() {
   for (NodeBackends* node : by_index_) {
     if (node == nullptr || node->old_connections.empty()) continue;
     any = true;
-    Shared(node, resp::Protocol::kResp2, false, 0);
+    Shared(node, {}, false, 0);
   }
   if (any) fence_timer_.Set(worker_->now() + kBetweenFences);
 }
 
 void BackendPool::Retire(NodeBackends* node, bool (*which)(const Backend&)) {
   // Retiring changes the lists: take copies.
-  for (auto& by_role : node->shared) {
-    for (auto& backends : by_role) {
-      for (Backend* backend : std::vector<Backend*>(backends)) {
-        if (backend != nullptr && which(*backend)) backend->Retire();
-      }
-    }
-  }
+  std::vector<Backend*> retiring;
+  ForEachShared(node, [&](Backend** place) {
+    if (*place != nullptr && which(**place)) retiring.push_back(*place);
+  });
+  for (Backend* backend : retiring) backend->Retire();
   for (Backend* backend : std::vector<Backend*>(node->idle_private)) {
     if (which(*backend)) backend->Retire();
   }

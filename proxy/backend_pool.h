@@ -37,7 +37,9 @@ struct NodeBackends {
   bool forges = false;  // scripts can make it send what looks like other replies (proxy/forging.h)
 
   // [protocol 2, 3][primary, read-only][number]; null: not open. Borrowed from the worker's table.
-  std::array<std::array<std::vector<Backend*>, 2>, 2> shared;
+  using Shared = std::array<std::array<std::vector<Backend*>, 2>, 2>;
+  Shared shared;                                        // to database 0
+  absl::btree_map<uint32_t, Shared> shared_by_database;  // to others that clients have selected
   std::vector<Backend*> idle_private;  // RESP2 and RESP3, last used last
   uint32_t backends = 0;               // alive, in any state
 
@@ -87,12 +89,13 @@ class BackendPool {
 
   // The shared connection for the slot, opened if it is not; null while the node may not be
   // connected to (available_at, no endpoint).
-  Backend* Shared(NodeBackends* node, resp::Protocol protocol, bool read_only, cluster::Slot slot);
+  Backend* Shared(NodeBackends* node, const BackendSession& session, bool read_only,
+                  cluster::Slot slot);
   // By number of the shard in the adopted topology: the shared connection to its primary for all of
-  // its slots, if that is open; else null. Valid while the route epoch is the same.
+  // its slots, in database 0, if that is open; else null. Valid while the route epoch is the same.
   absl::Span<Backend* const> OpenPrimaries(resp::Protocol protocol);
   // A private connection that owes nothing; null as above, and while too many are out on loan.
-  Backend* Private(NodeBackends* node, resp::Protocol protocol);
+  Backend* Private(NodeBackends* node, const BackendSession& session);
   // For a connection of another kind, which its owner opens: true if it may do so now, which then
   // counts as a connect. Else *not_before says when to try again. The node has an endpoint.
   bool BeginConnect(NodeBackends* node, absl::Time* not_before);
@@ -129,6 +132,7 @@ class BackendPool {
 
  private:
   bool MayConnect(const NodeBackends& node) const;
+  NodeBackends::Shared NoShared() const;
   void FindOpenPrimaries();
   void OnNodesChanged();
   Backend* Open(NodeBackends* node, const Backend::Options& options);

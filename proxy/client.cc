@@ -16,6 +16,8 @@
 #include "proxy/split_request.h"
 #include "proxy/subscriber.h"
 #include "proxy/tracker.h"
+#include "proxy/select.h"
+#include "proxy/server_info.h"
 #include "proxy/worker.h"
 
 namespace proxy {
@@ -63,6 +65,8 @@ absl::string_view ArgAt(absl::string_view frame, const resp::ArgPosition& positi
   return absl::string_view(frame.data() + position.offset, position.length);
 }
 
+constexpr absl::string_view kSelectWatching =
+    "ERR proxy: SELECT between WATCH and EXEC is not supported";
 constexpr absl::string_view kNoAuth = "NOAUTH Authentication required.";
 constexpr absl::string_view kOutOfMemory = "OOM proxy memory limit (not executed)";
 
@@ -200,7 +204,7 @@ void Client::TakeRequests() {
 }
 
 bool Client::QuickWayOpen() const {
-  return worker_->cluster() != nullptr && waiting == 0 &&
+  return worker_->cluster() != nullptr && waiting == 0 && database_ == 0 &&
          (in_flight == 0 || plain_epoch == worker_->route_epoch()) &&
          worker_->config().read_prefer == cluster::ReadPrefer::kPrimary;
 }
@@ -444,8 +448,11 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
   }
   switch (command->serve) {
     case cluster::Serve::kLocal: {
-      stats->local_requests.Add(1);
       ArgList args(pieces);
+      if (ABSL_PREDICT_FALSE(ConcernsDatabase(*command)) && TakeDatabase(*command, args, frame)) {
+        return;
+      }
+      stats->local_requests.Add(1);
       std::string reply;
       ServeLocal(this, *command, args.views(), &reply);
       return AnswerNew(reply);
@@ -485,6 +492,31 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
     default:
       return TakeOneSlot(*command, second, pieces, frame);
   }
+}
+
+bool Client::ConcernsDatabase(const cluster::CommandSpec& command) {
+  return command.container.empty() && (command.name == "SELECT" || command.name == "RESET");
+}
+
+// SELECT, and RESET, which selects database 0. False: they are taken as any other local command.
+bool Client::TakeDatabase(const cluster::CommandSpec& command, const ArgList& args,
+                          const io::Rope& frame) {
+  if (command.name == "RESET") {
+    if (database_ == 0 || head_ == nullptr) return false;
+    HoldBack(frame, HeldBack::kUntilAnswered);
+    return true;
+  }
+  if (!HasDatabases(worker_->server())) return false;
+  std::string error;
+  std::unique_ptr<Procedure> procedure = MakeSelect(args, &error);
+  if (procedure == nullptr) {
+    AnswerNewError(error);
+  } else if (transaction_ != nullptr && transaction_->watch != nullptr) {
+    AnswerNewError(kSelectWatching);
+  } else {
+    StartProcedure(NewRequest(command, frame.size()), std::move(procedure));
+  }
+  return true;
 }
 
 // `second` is the argument behind the command's name.
@@ -1129,6 +1161,7 @@ void Client::ResetSession() {
   if (reply_mode_ == ReplyMode::kOff) reply_mode_ = ReplyMode::kOn;
   set_protocol(resp::Protocol::kResp2);
   if (!worker_->config().password.empty()) set_authenticated(false);
+  database_ = 0;
 }
 
 std::string Client::PeerName() const { return worker_->ring()->PeerName(connection_.fd()); }

@@ -178,6 +178,8 @@ class Client {
   absl::Time last_write() const { return last_write_; }
   // Of all that went out: these were written to.
   cluster::SlotGroups* written() { return &written_; }
+  // That its commands run in. Changes while nothing is unanswered.
+  uint32_t database() const { return database_; }
 
   // The quick way is open for its requests: what goes to the primary of its slot finds the slot
   // gate (proxy/dispatcher.h) open, and only there it goes.
@@ -239,6 +241,9 @@ class Client {
   void TakeInline(std::string line);
   void TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
                  const resp::RequestScanner& scanned);
+  static bool ConcernsDatabase(const cluster::CommandSpec& command);
+  bool TakeDatabase(const cluster::CommandSpec& command, const ArgList& args,
+                    const io::Rope& frame);
   void TakeOneSlot(const cluster::CommandSpec& command, absl::string_view second,
                    const resp::Pieces& pieces, const io::Rope& frame);
   void TakeSplit(const cluster::CommandSpec& command, const resp::Pieces& pieces,
@@ -410,6 +415,7 @@ class Client {
   absl::Time opened_at_;
   absl::Time last_write_ = absl::InfinitePast();
   cluster::SlotGroups written_;
+  uint32_t database_ = 0;
   absl::Time slow_since_ = absl::InfiniteFuture();
   std::unique_ptr<Identity> identity_;
   std::unique_ptr<Transaction> transaction_;  // null: it never had one

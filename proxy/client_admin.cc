@@ -97,6 +97,7 @@ bool Client::Matches(const ClientQuery& query) const {
 ClientFacts Client::Describe() const {
   ClientFacts facts;
   facts.id = id_;
+  facts.database = database_;
   facts.address = PeerName();
   facts.local_address = LocalName();
   facts.fd = fd();

@@ -65,7 +65,7 @@ bool Client::Unblock(bool error) {
   if (request->state != Request::State::kSent) return false;
   Backend* const backend = request->backend;
   Backend* const shared =
-      worker_->backends()->Shared(backend->node(), resp::Protocol::kResp2, false, request->slot);
+      worker_->backends()->Shared(backend->node(), {}, false, request->slot);
   if (shared == nullptr || !shared->SendUnblock(backend->client_id(), error)) return false;
   return request->block->ended_by_client = true;
 }

@@ -46,7 +46,7 @@ void AppendClientLine(const ClientFacts& facts, const ServerInfo& server, std::s
   absl::StrAppend(out, "id=", facts.id, " addr=", facts.address, " laddr=", facts.local_address,
                   " fd=", facts.fd, " name=", facts.name, " age=", absl::ToInt64Seconds(facts.age),
                   " idle=", absl::ToInt64Seconds(facts.idle), " flags=", FlagsOf(facts));
-  absl::StrAppend(out, " db=0 sub=", facts.channels, " psub=", facts.patterns,
+  absl::StrAppend(out, " db=", facts.database, " sub=", facts.channels, " psub=", facts.patterns,
                   " ssub=", facts.shard_channels, " multi=");
   if (facts.queueing) {
     absl::StrAppend(out, facts.queued_commands);

@@ -40,6 +40,7 @@ struct ClientFacts {
 
   TrackingState tracking;
 
+  uint32_t database = 0;
   size_t channels = 0;
   size_t patterns = 0;
   size_t shard_channels = 0;

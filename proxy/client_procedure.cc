@@ -42,7 +42,7 @@ void Client::MoveProcedureOn() {
   Fragments* const fragments = parent->fragments.get();
   if (fragments->unanswered > 0) return;
   Procedure* const procedure = fragments->procedure.get();
-  Step step{worker_, parent->protocol, written_, std::move(procedure->asks)};
+  Step step{worker_, parent->protocol, written_, database_, std::move(procedure->asks)};
   for (size_t i = 0; i < fragments->requests.size(); ++i) {
     Request* request = fragments->requests[i];
     Ask& ask = step.asks[i];
@@ -61,6 +61,7 @@ void Client::MoveProcedureOn() {
     reply_bytes_ -= fragments->procedure_bytes;
     worker_->requests()->GiveFragments(std::move(parent->fragments));
     procedure_ = false;
+    if (step.select.has_value()) database_ = *step.select;
     if (step.close) return BeginClose();
     if (step.block != nullptr) return BlockInstead(parent, &step);
     if (parent->is_burst) {

@@ -6,11 +6,13 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "cluster/router.h"
 #include "proxy/args.h"
 #include "proxy/every_node.h"
 #include "proxy/log.h"
+#include "proxy/server_info.h"
 #include "proxy/worker.h"
 #include "resp/views.h"
 
@@ -18,6 +20,7 @@ namespace proxy {
 namespace {
 
 constexpr absl::string_view kEventsParameter = "notify-keyspace-events";
+constexpr absl::string_view kDatabasesParameter = "cluster-databases";
 
 // Sorted. Those that the proxy decides itself are in OwnValue.
 constexpr absl::string_view kShown[] = {
@@ -76,9 +79,10 @@ bool IsShown(absl::string_view lower_name) {
 }
 
 // What is the proxy's, whatever the node has. False: it is the node's.
-bool OwnValue(const Config& config, absl::string_view lower_name, std::string* value) {
+bool OwnValue(const Config& config, int64_t databases, absl::string_view lower_name,
+              std::string* value) {
   if (lower_name == "databases") {
-    *value = "1";
+    *value = absl::StrCat(databases);
   } else if (lower_name == "cluster-enabled") {
     *value = config.cluster_face ? "yes" : "no";
   } else if (lower_name == "maxclients") {
@@ -128,12 +132,15 @@ class ConfigGet final : public Procedure {
       ask.command = &command_;
       ask.frame = frame_;
       step->asks.push_back(std::move(ask));
+      if (HasDatabases(step->worker->server())) step->asks.push_back(AskDatabases());
       return;
     }
-    if (step->asks[0].failed()) {
-      step->reply = std::move(step->asks[0].reply);
+    for (Ask& ask : step->asks) {
+      if (!ask.failed()) continue;
+      step->reply = std::move(ask.reply);
       return;
     }
+    const int64_t databases = step->asks.size() > 1 ? ReadDatabases(step->asks[1].reply) : 1;
     const std::string reply = step->asks[0].reply.Flatten();
     std::vector<Parameter> parameters;
     if (!ParseParameters(reply, &parameters)) return step->AnswerError(kBadReplyError);
@@ -144,7 +151,7 @@ class ConfigGet final : public Procedure {
       const std::string name = absl::AsciiStrToLower(parameter.name);
       if (!IsShown(name)) continue;
       std::string own;
-      const bool is_own = OwnValue(step->worker->config(), name, &own);
+      const bool is_own = OwnValue(step->worker->config(), databases, name, &own);
       encoder.Bulk(parameter.name);  // as the client spells it
       encoder.Bulk(is_own ? own : parameter.value);
       ++count;
@@ -207,6 +214,22 @@ class ConfigSetEvents final : public EveryNode {
 };
 
 }  // namespace
+
+Ask AskDatabases() {
+  Ask ask;
+  ask.command = cluster::FindSubcommand(*cluster::FindCommand("CONFIG"), "GET");
+  ask.frame = MakeFrame({"CONFIG", "GET", kDatabasesParameter});
+  return ask;
+}
+
+int64_t ReadDatabases(const io::Rope& reply) {
+  const std::string text = reply.Flatten();
+  std::vector<Parameter> parameters;
+  int64_t databases = 0;
+  const bool told = ParseParameters(text, &parameters) && parameters.size() == 1 &&
+                    absl::SimpleAtoi(parameters[0].value, &databases);
+  return told ? databases : 1;
+}
 
 bool ParseKeyspaceEvents(absl::string_view value, std::string* classes) {
   // Redis, "Redis keyspace notifications": what 'A' stands for, and the others.

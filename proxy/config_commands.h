@@ -20,6 +20,10 @@ std::unique_ptr<Procedure> MakeConfigGet(const cluster::CommandSpec& command,
 std::unique_ptr<Procedure> MakeConfigSet(const cluster::CommandSpec& command, const ArgList& args,
                                          std::string* error);
 
+// Of a node: how many databases its cluster has (Valkey 9), and what it said. 1: it does not know.
+Ask AskDatabases();
+int64_t ReadDatabases(const io::Rope& reply);
+
 // A value of notify-keyspace-events as the set of its classes, each letter once and in order, 'A'
 // taken apart. False: no server takes the value.
 bool ParseKeyspaceEvents(absl::string_view value, std::string* classes);

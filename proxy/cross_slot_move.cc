@@ -10,8 +10,10 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/types/optional.h"
 #include "proxy/cross_slot.h"
 #include "proxy/every_node.h"
+#include "proxy/server_info.h"
 #include "proxy/step_time.h"
 #include "proxy/transaction.h"
 #include "proxy/worker.h"
@@ -28,6 +30,8 @@ constexpr uint64_t kLineMax = 512;
 constexpr absl::string_view kNoSuchKey = "-ERR no such key\r\n";
 constexpr absl::string_view kBusyKey = "BUSYKEY ";
 constexpr absl::string_view kUnknown = " (outcome unknown)";
+constexpr absl::string_view kOtherDatabase =
+    "ERR proxy: COPY over slots into another database is not supported (not executed)";
 
 struct MoveCommand {
   absl::string_view name;
@@ -64,6 +68,7 @@ class MoveOverSlots final : public Procedure {
       case Phase::kBegin:
         time_.Begin(*worker_);
         if (!valid_) return AskWhatIsInvalid(step);
+        if (IsToOtherDatabase(*step)) return step->AnswerError(kOtherDatabase);
         return command_.copies ? Read(step) : WatchSource(step);
       case Phase::kInvalid:
         step->reply = std::move(step->asks[0].reply);
@@ -84,19 +89,29 @@ class MoveOverSlots final : public Procedure {
  private:
   enum class Phase : uint8_t { kBegin, kInvalid, kWatch, kRead, kWrite, kDelete };
 
-  // REPLACE, and the only database there is. False: a node is to say what is wrong.
+  // REPLACE, and a database: see OtherDatabase. False: a node is to say what is wrong.
   bool TakeOptions(absl::Span<const absl::string_view> options) {
     for (size_t i = 0; i < options.size(); ++i) {
       if (absl::EqualsIgnoreCase(options[i], "replace")) {
         replaces_ = true;
       } else if (absl::EqualsIgnoreCase(options[i], "db") && i + 1 < options.size() &&
-                 options[i + 1] == "0") {
-        ++i;
+                 TakesDatabase(options[i + 1])) {
+        destination_database_ = std::string(options[++i]);
       } else {
         return false;
       }
     }
     return true;
+  }
+
+  // Where a cluster has several databases, this is looked at when it is known which one is selected.
+  bool TakesDatabase(absl::string_view database) const {
+    return database == "0" || HasDatabases(worker_->server());
+  }
+
+  bool IsToOtherDatabase(const Step& step) const {
+    return destination_database_.has_value() &&
+           *destination_database_ != absl::StrCat(step.database);
   }
 
   // The next step is this ask; false: there is no time left, and that is answered.
@@ -268,6 +283,7 @@ class MoveOverSlots final : public Procedure {
   const std::string source_;
   const std::string destination_;
   bool replaces_ = false;
+  absl::optional<std::string> destination_database_;
   bool valid_ = true;  // the options
   io::Rope invalid_;   // else: what a node is asked for the error
   Phase phase_ = Phase::kBegin;

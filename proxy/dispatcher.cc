@@ -282,10 +282,10 @@ Dispatcher::Route Dispatcher::FindRoute(Request* request) {
   if (request->private_connection) {
     if (request->is_burst && request->transaction->kept != nullptr) return FindKeptRoute(request);
     if (request->is_blocking && !MayLease(request)) return route;
-    route.backend = worker_->backends()->Private(route.node, request->protocol);
+    route.backend = worker_->backends()->Private(route.node, SessionOf(*request));
   } else {
     route.backend =
-        worker_->backends()->Shared(route.node, request->protocol, read_only, request->slot);
+        worker_->backends()->Shared(route.node, SessionOf(*request), read_only, request->slot);
     route.plain = by_slot;
   }
   return route;

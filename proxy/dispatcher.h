@@ -18,6 +18,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "cluster/redirection.h"
+#include "proxy/client.h"
 #include "proxy/request.h"
 
 namespace proxy {
@@ -101,6 +102,9 @@ class Dispatcher {
   void Expire(Request* request);
 
   // --- watches: proxy/dispatcher_watch.cc
+  static BackendSession SessionOf(const Request& request) {
+    return {request.protocol, request.client->database()};
+  }
   ABSL_ATTRIBUTE_NOINLINE Route FindWatchRoute(Request* request);
   ABSL_ATTRIBUTE_NOINLINE Route FindKeptRoute(Request* request);
   bool MayHaveKeysElsewhere(const Request& burst) const;

@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "cluster/router.h"
 #include "cluster/slot.h"
+#include "proxy/select.h"
 #include "proxy/server_info.h"
 #include "resp/views.h"
 
@@ -161,18 +162,14 @@ void AnswerHello(const LocalCall& call) {
 
 void AnswerSelect(const LocalCall& call) {
   int64_t index = 0;
-  if (!resp::ParseDecimal(call.args[1], &index)) {
-    return call.Error("ERR value is not an integer or out of range");
+  std::string error;
+  if (!ParseDatabase(call.args[1], &index, &error)) return call.Error(error);
+  if (HasDatabases(call.session->server())) {
+    // Within a block: elsewhere it is a procedure (proxy/select.h).
+    if (index == call.session->DescribeClient().database) return call.Ok();
+    return call.Error("ERR proxy: SELECT of another database is not supported inside MULTI");
   }
-  constexpr int64_t kLeast = std::numeric_limits<int32_t>::min();
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
-  if (index < kLeast || index > kMost) {
-    return call.Error(
-        absl::StrCat("ERR value is out of range, value must between ", kLeast, " and ", kMost));
-  }
-  if (index < 0 && !call.session->has_cluster_face()) {
-    return call.Error("ERR DB index is out of range");
-  }
+  if (index < 0 && !call.session->has_cluster_face()) return call.Error(kBadDatabaseError);
   if (index != 0) return call.Error("ERR SELECT is not allowed in cluster mode");
   call.Ok();
 }

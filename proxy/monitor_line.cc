@@ -87,10 +87,10 @@ std::string QuoteForMonitors(const cluster::CommandSpec& command,
   return text;
 }
 
-void AppendMonitorLine(absl::Time now, absl::string_view address, absl::string_view quoted,
-                       std::string* out) {
+void AppendMonitorLine(absl::Time now, uint32_t database, absl::string_view address,
+                       absl::string_view quoted, std::string* out) {
   const int64_t now_us = absl::ToUnixMicros(now);
-  absl::StrAppendFormat(out, "+%d.%06d [0 ", now_us / 1000000, now_us % 1000000);
+  absl::StrAppendFormat(out, "+%d.%06d [%d ", now_us / 1000000, now_us % 1000000, database);
   absl::StrAppend(out, absl::StartsWith(address, "/") ? "unix:" : "", address, "] ", quoted,
                   "\r\n");
 }

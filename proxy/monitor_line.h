@@ -22,7 +22,7 @@ std::string QuoteForMonitors(const cluster::CommandSpec& command,
 
 // Appends the whole line. `address` is the client's end of its connection; that of a client on a
 // Unix socket: the socket's path.
-void AppendMonitorLine(absl::Time now, absl::string_view address, absl::string_view quoted,
-                       std::string* out);
+void AppendMonitorLine(absl::Time now, uint32_t database, absl::string_view address,
+                       absl::string_view quoted, std::string* out);
 
 }  // namespace proxy

@@ -78,7 +78,7 @@ void Monitors::Show(const Client& client, absl::string_view quoted) {
     named_ = client.PeerName();
     if (named_.empty()) named_ = client.LocalName();  // a Unix socket's other end has no name
   }
-  AppendMonitorLine(absl::Now(), named_, quoted, &lines_);
+  AppendMonitorLine(absl::Now(), client.database(), named_, quoted, &lines_);
   worker_->stats()->monitor_lines.Add(1);
 }
 

@@ -18,6 +18,7 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "cluster/command_table.h"
 #include "cluster/slot.h"
@@ -88,6 +89,7 @@ struct Step {
   const resp::Protocol protocol;  // of the client
   // Where the client has written.
   const cluster::SlotGroups written;
+  const uint32_t database;  // that its client has selected
   std::vector<Ask> asks;          // of the last step, answered; to be replaced by the next one's
   // One of these, instead of asks, is the end:
   io::Rope reply = {};
@@ -95,6 +97,7 @@ struct Step {
   cluster::Slot slot = 0;
   io::Rope frame = {};
   bool close = false;  // its client's connection ends without a reply
+  absl::optional<uint32_t> select = {};  // its client's database from now on
 
   void Answer(absl::string_view reply_bytes);
   void AnswerError(absl::string_view line);

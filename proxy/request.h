@@ -136,6 +136,15 @@ struct Fragments {
   uint64_t asked = 0;                    // PUBLISH, PUBSUB: SubscriptionTable::moment() of then
 };
 
+// What a request needs its connection to a node to be.
+struct BackendSession {
+  resp::Protocol protocol = resp::Protocol::kResp2;
+  uint32_t database = 0;
+  bool operator==(const BackendSession& other) const {
+    return protocol == other.protocol && database == other.database;
+  }
+};
+
 // What every request has: two cache lines. Thousands of requests are in flight at a time, more than
 // the nearest caches hold: see Prefetch.
 struct RequestCore {

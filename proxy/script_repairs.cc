@@ -41,7 +41,7 @@ std::shared_ptr<const ScriptRepair> ScriptRepairs::Begin(const Request& request,
   if (backend->options().is_private) return nullptr;
   // One that takes nothing new has a successor.
   if (!backend->usable()) {
-    backend = worker_->backends()->Shared(backend->node(), request.protocol,
+    backend = worker_->backends()->Shared(backend->node(), backend->options().session,
                                           backend->options().read_only, request.slot);
   }
   if (backend == nullptr) return nullptr;

@@ -56,6 +56,12 @@ bool IsRedisSince(const ServerInfo& server, int major, int minor) {
   return !version.has_value() || *version >= ServerVersion{major, minor, -1};
 }
 
+bool HasDatabases(const ServerInfo& server) {
+  if (!server.valkey) return false;
+  const absl::optional<ServerVersion> version = ParseServerVersion(server.version);
+  return version.has_value() && *version >= ServerVersion{9, -1, -1};
+}
+
 bool IsBeforeRedis72(const ServerInfo& server) {
   return !server.valkey && !IsRedisSince(server, 7, 2);
 }

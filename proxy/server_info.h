@@ -29,6 +29,8 @@ absl::optional<ServerVersion> ParseServerVersion(absl::string_view text);
 
 // Redis of that version or a later one, or of none that can be read; of Valkey: no.
 bool IsRedisSince(const ServerInfo& server, int major, int minor);
+// Valkey 9, or later: a cluster may have several databases.
+bool HasDatabases(const ServerInfo& server);
 // Redis older than 7.2: several texts changed there, and Valkey has the newer ones.
 bool IsBeforeRedis72(const ServerInfo& server);
 

@@ -295,15 +295,21 @@ class Cluster:
 
     def move_keys(self, slot, source, target, at_most=None, batch=16, options=()):
         """Moves the slot's keys, or `at_most` of them, by MIGRATE; returns how many."""
+        return sum(self._move_keys_of(database, slot, source, target, at_most, batch, options)
+                   for database in range(self.databases))
+
+    def _move_keys_of(self, database, slot, source, target, at_most, batch, options):
         moved = 0
         with source.connect(30) as client:
+            if database != 0:
+                client.call("SELECT", database)
             while at_most is None or moved < at_most:
                 count = batch if at_most is None else min(batch, at_most - moved)
                 keys = client.call("CLUSTER", "GETKEYSINSLOT", slot, count)
                 if not keys:
                     break
                 auth = ("AUTH", self.password) if self.password else ()
-                client.call("MIGRATE", target.host, target.port, "", 0, 20000, *options, *auth,
+                client.call("MIGRATE", target.host, target.port, "", database, 20000, *options, *auth,
                             "KEYS", *keys)
                 moved += len(keys)
         return moved
@@ -441,7 +447,7 @@ class LocalCluster(Cluster):
 
     def __init__(self, primaries=3, replicas=1, server="redis-server", ports=None, bind="127.0.0.1",
                  node_timeout_ms=2000, password=None, config=(), directory=None,
-                 keep_running=False):
+                 keep_running=False, databases=1):
         if primaries < 1 or replicas < 0:
             raise ClusterError("a cluster has at least 1 primary and 0 replicas")
         if bind not in ("127.0.0.1", "::1"):
@@ -452,6 +458,7 @@ class LocalCluster(Cluster):
         self.first_port = ports
         self.bind = bind
         self.node_timeout_ms = node_timeout_ms
+        self.databases = databases
         self.password = password
         self.config = list(config)
         self.keep_running = keep_running
@@ -509,6 +516,8 @@ class LocalCluster(Cluster):
         if self.password:
             lines += ["requirepass %s" % quoted(self.password),
                       "masterauth %s" % quoted(self.password)]
+        if self.databases > 1:
+            lines.append("cluster-databases %d" % self.databases)
         return "\n".join(lines + self.config) + "\n"
 
     def _add_server(self, port=None):

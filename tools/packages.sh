@@ -2,10 +2,11 @@
 #
 #   install_packages NAME…    Debian packages; does nothing where all are there
 #   install_valkey            valkey-server, from the backports where the release has none
+#   fetch_valkey_9 DIR        a newer valkey-server, unpacked into DIR; the system has nothing of it
 #   install_node_packages DIR the client libraries and applications of tools/apps, into DIR
 #   install_python_applications   Celery and RQ, which tools/apps runs
 #
-# The last three are optional: where they cannot be had they say so and return 1.
+# But for the packages, all are optional: where they cannot be had they say so and return 1.
 
 packages_root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
@@ -124,7 +125,7 @@ install_valkey() {
   source="$apt_directory/parts/rcproxy-backports.sources"
   local options=(-o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$apt_directory/parts"
     -o "Dir::State::lists=$apt_directory/lists")
-  if ! "$packages_root/tools/backports_source.py" >"$source"; then
+  if ! "$packages_root/tools/debian_source.py" >"$source"; then
     say "SKIP valkey: no backports source can be derived"
     status=1
   elif ! apt_get "${options[@]}" update ||
@@ -137,6 +138,52 @@ install_valkey() {
         -t "$(sed -n 's/^Suites: //p' "$source")" valkey-server valkey-tools; then
       say "SKIP valkey: apt-get could not install it"
       status=1
+    fi
+  fi
+  rm -rf "$apt_directory"
+  return "$status"
+}
+
+# Its clusters may have several databases. Only Debian's unstable branch has it, so it comes with its
+# own libraries, down to the C library, and a script that runs it with these.
+fetch_valkey_9() {
+  local directory="$1" apt_directory status=1 file
+  "$directory/valkey-server" --version 2>/dev/null | grep 'v=9\.' >/dev/null && return 0
+  command -v apt-get >/dev/null || { say "SKIP valkey 9: no apt-get"; return 1; }
+  apt_directory="$(mktemp -d)" || return 1
+  mkdir -p "$apt_directory/parts" "$apt_directory/lists/partial" "$apt_directory/archives/partial"
+  chmod 755 "$apt_directory" "$apt_directory"/*
+  : >"$apt_directory/status"
+  local options=(-o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$apt_directory/parts"
+    -o "Dir::State::lists=$apt_directory/lists" -o "Dir::State::status=$apt_directory/status"
+    -o "Dir::Cache=$apt_directory" -o "Dir::Cache::archives=$apt_directory/archives"
+    -o APT::Sandbox::User=root -o Acquire::Retries=3)
+  say "fetching valkey 9"
+  if ! "$packages_root/tools/debian_source.py" --suite sid >"$apt_directory/parts/sid.sources" ||
+      ! quietly apt-get "${options[@]}" -q update ||
+      ! quietly apt-get "${options[@]}" -q -y --no-install-recommends --download-only \
+        install valkey-tools; then
+    say "SKIP valkey 9: this machine's mirror does not have it"
+  else
+    rm -rf "$directory"
+    mkdir -p "$directory/root"
+    for file in "$apt_directory"/archives/*.deb; do
+      dpkg-deb -x "$file" "$directory/root"
+    done
+    # The package's tools are the server under other names.
+    cat >"$directory/valkey-server" <<'SCRIPT'
+#!/bin/sh
+root="$(dirname "$0")/root"
+loader="$(echo "$root"/usr/lib/*/ld-linux-*.so.*)"
+exec "$loader" --library-path "$(dirname "$loader")" --argv0 valkey-server \
+  "$root/usr/bin/valkey-check-rdb" "$@"
+SCRIPT
+    chmod 755 "$directory/valkey-server"
+    if "$directory/valkey-server" --version 2>/dev/null | grep 'v=9\.' >/dev/null; then
+      status=0
+    else
+      say "SKIP valkey 9: what this machine's mirror has does not run here, or is another version"
+      rm -rf "$directory"
     fi
   fi
   rm -rf "$apt_directory"

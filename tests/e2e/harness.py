@@ -110,11 +110,11 @@ class ProxyTestCase(unittest.TestCase):
         self.addCleanup(client.close)
         return client
 
-    def assert_answers_as_a_plain_server(self, proxy, conversations):
+    def assert_answers_as_a_plain_server(self, proxy, conversations, *arguments):
         """Byte for byte, in RESP2 and RESP3. A conversation: lines, each a command, on one
-        connection."""
+        connection. arguments: of the server."""
         require_server()
-        plain = PlainServer(SERVER)
+        plain = PlainServer(SERVER, *arguments)
         self.addCleanup(plain.stop)
         for protocol in ([], ["HELLO 3"]):
             for conversation in conversations:

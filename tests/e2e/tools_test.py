@@ -170,15 +170,15 @@ Signed-By:
  -----END PGP PUBLIC KEY BLOCK-----
 """
 
-    def derive(self, files, release="bookworm"):
+    def derive(self, files, *options):
         with tempfile.TemporaryDirectory() as directory:
             os.makedirs(os.path.join(directory, "sources.list.d"))
             for name, text in files.items():
                 with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
                     file.write(text)
             return subprocess.run(
-                [sys.executable, os.path.join(ROOT, "tools", "backports_source.py"), directory,
-                 release], capture_output=True, text=True, timeout=30, check=False)
+                [sys.executable, os.path.join(ROOT, "tools", "debian_source.py"), directory,
+                 "bookworm", *options], capture_output=True, text=True, timeout=30, check=False)
 
     def test_deb822(self):
         self.assertEqual(
@@ -200,6 +200,14 @@ Signed-By:
                          }).stdout,
             "Types: deb\nURIs: https://s.test/debian\nSuites: bookworm-backports\n"
             "Components: main\nArchitectures: amd64\nSigned-By: /k.gpg\n")
+
+    def test_another_suite(self):
+        self.assertEqual(
+            self.derive({"sources.list.d/debian.sources": self.DEB822}, "--suite", "sid").stdout,
+            "Types: deb\nURIs: https://one.test/debian\nSuites: sid\n"
+            "Components: main\nSigned-By: /usr/share/keyrings/one.gpg\n")
+        self.assertIn("Suites: sid\n", self.derive(
+            {"sources.list": "deb https://s.test/debian bookworm main\n"}, "--suite", "sid").stdout)
 
     def test_no_source_of_the_release(self):
         for files in ({}, {"sources.list.d/a.sources": self.DEB822.replace("bookworm", "trixie")},

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Prints an apt source of this Debian release's backports, derived from the machine's own source.
+"""Prints an apt source of another suite of Debian, derived from the machine's own source.
 
-tools/backports_source.py [APT_DIRECTORY [CODENAME]]     default: /etc/apt and the running release
+tools/debian_source.py [--suite SUITE] [APT_DIRECTORY [CODENAME]]
+                             default: the backports of the running release, and /etc/apt
 
 The machine's entry for its release (deb822 or one-line) gives the address, the key and the
 options; only the suite is replaced. So it works with whatever mirror the machine uses. Exit code 1,
 and one line that says why, where the machine has no such entry.
 """
 
+import argparse
 import glob
 import os
 import re
@@ -39,7 +41,7 @@ def paragraphs(text):
             yield fields
 
 
-def from_deb822(text, release):
+def from_deb822(text, release, suite):
     for fields in paragraphs(text):
         lower = {name.lower(): value for name, value in fields}
         if (release not in lower.get("suites", "").split() or
@@ -47,19 +49,19 @@ def from_deb822(text, release):
                 "main" not in lower.get("components", "").split() or
                 lower.get("enabled", "yes").lower() == "no"):
             continue
-        replaced = {"types": "deb", "suites": release + "-backports", "components": "main"}
+        replaced = {"types": "deb", "suites": suite, "components": "main"}
         return "".join("%s: %s\n" % (name, replaced.get(name.lower(), value))
                        for name, value in fields)
     return None
 
 
-def from_one_line(text, release):
+def from_one_line(text, release, suite):
     for line in text.splitlines():
         match = re.match(r"^\s*deb\s+(?:(\[[^]]*\])\s+)?(\S+)\s+(\S+)\s+(.*)$", line)
         if match and match.group(3) == release and "main" in match.group(4).split():
             options = match.group(1) + " " if match.group(1) else ""
             # Said as deb822, so that the caller always has one kind of file.
-            fields = ["Types: deb", "URIs: " + match.group(2), "Suites: %s-backports" % release,
+            fields = ["Types: deb", "URIs: " + match.group(2), "Suites: " + suite,
                       "Components: main"]
             for option in options.strip("[] ").split():
                 name, _, value = option.partition("=")
@@ -70,8 +72,13 @@ def from_one_line(text, release):
 
 
 def main():
-    directory = sys.argv[1] if len(sys.argv) > 1 else "/etc/apt"
-    release = sys.argv[2] if len(sys.argv) > 2 else codename()
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("--suite")
+    parser.add_argument("directory", nargs="?", default="/etc/apt")
+    parser.add_argument("release", nargs="?", default=codename())
+    arguments = parser.parse_args()
+    directory, release = arguments.directory, arguments.release
+    suite = arguments.suite or release + "-backports"
     candidates = [os.path.join(directory, "sources.list")]
     for ending in ("sources", "list"):
         candidates += sorted(glob.glob(os.path.join(directory, "sources.list.d", "*." + ending)))
@@ -81,7 +88,7 @@ def main():
         with open(path, encoding="utf-8") as file:
             text = file.read()
         find = from_deb822 if path.endswith(".sources") else from_one_line
-        source = find(text, release)
+        source = find(text, release, suite)
         if source:
             sys.stdout.write(source)
             return 0
