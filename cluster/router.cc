@@ -72,6 +72,10 @@ std::string SubscriberModeError(const CommandSpec& command) {
                       "in this context");
 }
 
+std::string BlockedError(const CommandSpec& command) {
+  return absl::StrCat("ERR proxy: command '", FullName(command), "' is blocked");
+}
+
 std::string NotSupportedError(const CommandSpec& command) {
   return absl::StrCat("ERR proxy: command '", FullName(command), "' is not supported");
 }

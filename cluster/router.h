@@ -34,6 +34,8 @@ std::string UnknownSubcommandError(const CommandSpec& container, absl::string_vi
 std::string WrongArityError(const CommandSpec& command);
 // "ERR Can't execute 'get': only (P|S)SUBSCRIBE / … are allowed in this context"
 std::string SubscriberModeError(const CommandSpec& command);
+// "ERR proxy: command 'x' is blocked": --block-commands names it.
+std::string BlockedError(const CommandSpec& command);
 // "ERR proxy: command 'x' is not supported"
 std::string NotSupportedError(const CommandSpec& command);
 

@@ -219,7 +219,8 @@ void Client::NoteGivenQuickly(uint32_t count, bool wrote) {
 // and TakeArray. 0: something is to be looked at for each. MayTake has been asked.
 uint64_t Client::QuickRequestsMax() {
   const bool special = !authenticated_ || reply_mode_ != ReplyMode::kOn || gets_pushes_ ||
-                       IsQueueing() || worker_->attentive();
+                       IsQueueing() || worker_->attentive() ||
+                       worker_->config().commands.blocks_one_key_commands();
   if (special || worker_->MemoryExhausted() || !QuickWayOpen()) return 0;
   const uint64_t expected = uint64_t{unanswered_} * usual_reply_bytes_;
   const uint64_t room = kOutputPauseBytes - connection_.unsent_bytes() - reply_bytes_ - expected;
@@ -439,6 +440,11 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
   }
   if (!authenticated_ && (command->flags & cluster::kFlagNoAuth) == 0)
     return RejectNew(command, kNoAuth);
+  if (ABSL_PREDICT_FALSE(worker_->config().commands.any_blocked()) &&
+      worker_->config().commands.IsBlocked(*command)) {
+    stats->refused_requests.Add(1);
+    return RejectNew(command, cluster::BlockedError(*command));
+  }
   if (ABSL_PREDICT_FALSE(gets_pushes_) && TakeAsSubscriber(*command, pieces)) return;
   last_command_ = command;
   if (ABSL_PREDICT_FALSE(worker_->attentive()) && !MayBegin(*command, pieces, frame)) return;
@@ -462,6 +468,7 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
     case cluster::Serve::kClients:
       return TakeAdministration(*command, pieces, frame);
     case cluster::Serve::kRefused:
+      if (TakeAllowed(*command, frame)) return;
       stats->refused_requests.Add(1);
       return AnswerNewError(cluster::NotSupportedError(*command));
     case cluster::Serve::kBySlot:

@@ -302,6 +302,7 @@ class Client {
 
   void TakeWholeCluster(const cluster::CommandSpec& command, const resp::Pieces& pieces,
                         const io::Rope& frame);
+  bool TakeAllowed(const cluster::CommandSpec& command, const io::Rope& frame);
   void TakePublish(const cluster::CommandSpec& command, absl::string_view channel,
                    const io::Rope& frame);
   void TakePubSubCount(const cluster::CommandSpec& command, const resp::Pieces& pieces,

@@ -7,6 +7,7 @@
 #include "proxy/args.h"
 #include "proxy/client.h"
 #include "proxy/cluster_face.h"
+#include "proxy/every_node.h"
 #include "proxy/procedure.h"
 #include "proxy/worker.h"
 
@@ -14,12 +15,21 @@ namespace proxy {
 
 void Client::TakeWholeCluster(const cluster::CommandSpec& command, const resp::Pieces& pieces,
                               const io::Rope& frame) {
+  if (TakeAllowed(command, frame)) return;  // CONFIG SET of anything
   const ArgList args(pieces);
   std::string error;
   std::unique_ptr<Procedure> procedure =
       MakeProcedure(worker_, command, face_share(), args, frame, &error);
   if (procedure == nullptr) return AnswerNewError(error);
   StartProcedure(NewRequest(command, frame.size()), std::move(procedure));
+}
+
+// --allow-commands. False: it does not name the command.
+bool Client::TakeAllowed(const cluster::CommandSpec& command, const io::Rope& frame) {
+  const cluster::CommandSpec* const allowed = worker_->config().commands.FindAllowed(command);
+  if (allowed == nullptr) return false;
+  StartProcedure(NewRequest(command, frame.size()), MakeEveryNode(*allowed, frame));
+  return true;
 }
 
 FaceShare Client::face_share() const {

@@ -16,6 +16,7 @@
 #include "cluster/router.h"
 #include "cluster/topology.h"
 #include "io/socket.h"
+#include "proxy/command_switches.h"
 
 namespace proxy {
 
@@ -56,6 +57,8 @@ struct Config {
   CrossSlot cross_slot = CrossSlot::kRefuse;  // --cross-slot
   // --cross-slot-max-bytes: what one command over slots may hold of its keys' contents
   uint64_t cross_slot_bytes_max = 64u << 20;
+
+  CommandSwitches commands;  // --block-commands, --allow-commands
 
   // --- the proxies as a cluster (proxy/cluster_face.h)
   bool cluster_face = false;                             // --cluster-face

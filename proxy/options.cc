@@ -231,6 +231,24 @@ Option CrossSlotOption() {
           .show = show};
 }
 
+using SwitchCommand = absl::Status (CommandSwitches::*)(absl::string_view name);
+
+Option CommandList(const char* name, SwitchCommand add, void (CommandSwitches::*clear)(),
+                   const std::vector<std::string>& (CommandSwitches::*names)() const,
+                   const char* help) {
+  return {
+      .name = name,
+      .takes = "NAME,...",
+      .help = help,
+      .set = [=](absl::string_view text, Config* config) { return (config->commands.*add)(text); },
+      .show =
+          [=](const Config& config) {
+            const std::vector<std::string>& list = (config.commands.*names)();
+            return list.empty() ? std::string("none") : absl::StrJoin(list, ",");
+          },
+      .clear = [=](Config* config) { (config->commands.*clear)(); }};
+}
+
 // What clients are told to connect to, written as the servers write it.
 absl::Status ParseFaceAddress(absl::string_view text, cluster::NodeAddress* address) {
   if (!ParseNodeAddress(text, address)) {
@@ -407,6 +425,12 @@ std::vector<OptionSection> MakeSections() {
            CrossSlotOption(),
            Bytes("cross-slot-max-bytes", &Config::cross_slot_bytes_max, 64 * kKilo, 16 * kGiga,
                  "contents of keys that a command over slots (SUNION, RENAME, ...) may hold"),
+           CommandList("block-commands", &CommandSwitches::Block, &CommandSwitches::ClearBlocked,
+                       &CommandSwitches::blocked_names,
+                       "commands that are refused: keys, flushall, config|set, ..."),
+           CommandList("allow-commands", &CommandSwitches::Allow, &CommandSwitches::ClearAllowed,
+                       &CommandSwitches::allowed_names,
+                       "administration that is served, by all nodes: config|set, bgsave, ..."),
        }},
       {"The proxies as a cluster",
        {

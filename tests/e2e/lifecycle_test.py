@@ -39,7 +39,7 @@ class FlagsTest(FakeClusterTestCase):
         for flag in ("addr", "startup-nodes", "connect-timeout", "reply-timeout",
                      "slow-reply-timeout", "slots-reload-interval", "hold-timeout", "log-level",
                      "log-file", "log-every-n", "backend-idle-connections", "backend-connections",
-                     "private-connections",
+                     "private-connections", "block-commands", "allow-commands",
                      "read-prefer", "debug-addr", "workers", "backend-username",
                      "backend-password-file", "requirepass-file", "config", "max-clients",
                      "memory-limit", "max-args", "max-bulk-bytes", "max-client-requests",
@@ -82,7 +82,9 @@ class FlagsTest(FakeClusterTestCase):
                 ("--disable-feature", "nosuch"), ("--hold-timeout", "1x"),
                 ("--cluster-face-address", "x"),
                 ("--cluster-face-address", "127.0.0.1:1"), ("--cluster-face-nodes", "x:1,"),
-                ("--cluster-face-nodes", "x:1"),
+                ("--cluster-face-nodes", "x:1"), ("--block-commands", "nosuch"),
+                ("--block-commands", "keys,nosuch,get"), ("--allow-commands", "nosuch"),
+                ("--allow-commands", "get"), ("--allow-commands", "shutdown"),
                 ("--config", "/nonexistent/file"), ("--log-file", "/nonexistent/dir/file")):
             with self.subTest(flag=flag, value=value):
                 self.assert_refused(flag, value, "--startup-nodes", "127.0.0.1:1", "--addr",

@@ -240,5 +240,58 @@ class FailingClusterTest(FreshClusterTestCase):
         self.assertEqual(sum(node.command("DBSIZE") for node in cluster.primaries()), 0)
 
 
+class CommandSwitchesTest(FreshClusterTestCase):
+    """--block-commands and --allow-commands."""
+
+    def test_blocked_commands_are_refused_and_others_served(self):
+        cluster = self.start_cluster(replicas=0)
+        proxy = self.start_proxy(cluster.addresses, "--block-commands", "keys,FLUSHALL,incr",
+                                 "--block-commands", "config|get,object,nosuch.command")
+        client = self.client(proxy)
+        self.assertEqual(client.call("SET", "{b}k", "1"), b"OK")
+        for command in (("KEYS", "*"), ("flushall",), ("INCR", "{b}k"), ("CONFIG", "GET", "*"),
+                        ("OBJECT", "ENCODING", "{b}k"), ("OBJECT", "HELP")):
+            name = command[0].lower()
+            if name in ("config", "object"):
+                name += "|" + command[1].lower()
+            self.assert_error(client.command(*command),
+                              "ERR proxy: command '%s' is blocked" % name)
+        # Also when many come together, and where they would only be queued.
+        replies = client.pipeline([("INCR", "{b}k"), ("GET", "{b}k")] * 50)
+        self.assertEqual(replies[1::2], [b"1"] * 50)
+        self.assertEqual({str(reply) for reply in replies[0::2]},
+                         {"ERR proxy: command 'incr' is blocked"})
+        client.call("MULTI")
+        self.assert_error(client.command("INCR", "{b}k"), "ERR proxy: command 'incr' is blocked")
+        self.assertEqual(client.call("GET", "{b}k"), b"QUEUED")
+        self.assertTrue(str(client.command("EXEC")).startswith("EXECABORT "))
+        self.assertEqual(client.call("INCRBY", "{b}k", "1"), 2)
+        self.assertEqual(client.call("FLUSHDB"), b"OK")
+        self.assertEqual(client.call("CONFIG", "SET", "notify-keyspace-events", ""), b"OK")
+
+    def test_allowed_administration_reaches_all_nodes(self):
+        cluster = self.start_cluster(replicas=1)
+        proxy = self.start_proxy(cluster.addresses, "--allow-commands",
+                                 "config set,bgsave,config|resetstat,acl|setuser")
+        client = self.client(proxy)
+        self.assertEqual(client.call("CONFIG", "SET", "maxmemory-samples", "7"), b"OK")
+        for node in cluster.nodes:
+            self.assertEqual(node.command("CONFIG", "GET", "maxmemory-samples")[1], b"7")
+        self.assertIn("maxmemory-samples", str(client.command("CONFIG", "SET", "maxmemory-samples",
+                                                              "x")))
+        self.assertEqual(client.call("ACL", "SETUSER", "someone", "on"), b"OK")
+        for node in cluster.nodes:
+            self.assertIn(b"someone", node.command("ACL", "USERS"))
+        before = [int(node.command("LASTSAVE")) for node in cluster.nodes]
+        self.assertIn(b"ackground saving", client.call("BGSAVE"))
+        wait_until(lambda: all(b"rdb_bgsave_in_progress:0" in node.command("INFO", "persistence")
+                               and int(node.command("LASTSAVE")) >= least
+                               for node, least in zip(cluster.nodes, before)),
+                   "all nodes to have saved", 30)
+        self.assert_error(client.command("ACL", "DELUSER", "someone"),
+                          "ERR proxy: command 'acl|deluser' is not supported")
+        self.assert_error(client.command("SAVE"), "ERR proxy: command 'save' is not supported")
+
+
 if __name__ == "__main__":
     sys.exit(unittest.main())
