@@ -341,7 +341,7 @@ void Backend::Flush() {
     const bool stale =  // the connection took too long to open
         request->asking && request->hold != nullptr && request->hold->AskIsStale(worker_->now());
     if (request->client != nullptr && (apart || stale)) {
-      if (apart) request->private_connection = request->force_primary = true;
+      if (apart) request->private_connection = true;
       GiveBack([request](const Request& other) { return &other == request; });
       if (request->is_blocking) EndLease();
       dropped = true;

@@ -160,10 +160,11 @@ void BackendPool::FindOpenPrimaries() {
   }
 }
 
-Backend* BackendPool::Private(NodeBackends* node, const BackendSession& session) {
+Backend* BackendPool::Private(NodeBackends* node, const BackendSession& session, bool read_only) {
   for (size_t i = node->idle_private.size(); i-- > 0;) {
     Backend* backend = node->idle_private[i];
-    if (!(backend->options().session == session)) continue;
+    const Backend::Options& options = backend->options();
+    if (!(options.session == session) || options.read_only != read_only) continue;
     node->idle_private.erase(node->idle_private.begin() + i);
     --idle_private_count_;
     return backend;
@@ -171,6 +172,7 @@ Backend* BackendPool::Private(NodeBackends* node, const BackendSession& session)
   if (LoansFull() || !MayConnect(*node)) return nullptr;
   Backend::Options options;
   options.session = session;
+  options.read_only = read_only;
   options.is_private = true;
   ++private_count_;
   Backend* opened = Open(node, options);

@@ -95,7 +95,7 @@ class BackendPool {
   // its slots, in database 0, if that is open; else null. Valid while the route epoch is the same.
   absl::Span<Backend* const> OpenPrimaries(resp::Protocol protocol);
   // A private connection that owes nothing; null as above, and while too many are out on loan.
-  Backend* Private(NodeBackends* node, const BackendSession& session);
+  Backend* Private(NodeBackends* node, const BackendSession& session, bool read_only);
   // For a connection of another kind, which its owner opens: true if it may do so now, which then
   // counts as a connect. Else *not_before says when to try again. The node has an endpoint.
   bool BeginConnect(NodeBackends* node, absl::Time* not_before);

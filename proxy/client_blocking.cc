@@ -40,7 +40,7 @@ void Client::BlockInstead(Request* request, Step* step) {
 void Client::BlockRequest(Request* request, cluster::Slot slot, std::unique_ptr<Block> block,
                           const io::Rope& frame) {
   request->slot = slot;
-  request->is_blocking = request->private_connection = true;
+  request->is_blocking = request->private_connection = request->force_primary = true;
   NoteBlocked(block->until);
   request->block = std::move(block);
   answer_first_ = request;

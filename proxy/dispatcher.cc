@@ -94,9 +94,7 @@ bool Dispatcher::Start(Request* request, const io::Rope& frame) {
   request->read = command.is_read_only();
   const size_t bytes = frame.size();
   request->private_connection |= bytes > kSharedRequestBytesMax;
-  if (ABSL_PREDICT_FALSE(MayForge(*request, frame))) {
-    request->private_connection = request->force_primary = true;
-  }
+  request->private_connection |= MayForge(*request, frame);
   bool barrier_closed =
       request->barrier && request->client->in_flight + request->client->waiting > 0;
   if (ABSL_PREDICT_FALSE(barrier_closed) && MayFollow(*request)) {
@@ -282,7 +280,7 @@ Dispatcher::Route Dispatcher::FindRoute(Request* request) {
   if (request->private_connection) {
     if (request->is_burst && request->transaction->kept != nullptr) return FindKeptRoute(request);
     if (request->is_blocking && !MayLease(request)) return route;
-    route.backend = worker_->backends()->Private(route.node, SessionOf(*request));
+    route.backend = worker_->backends()->Private(route.node, SessionOf(*request), read_only);
   } else {
     route.backend =
         worker_->backends()->Shared(route.node, SessionOf(*request), read_only, request->slot);

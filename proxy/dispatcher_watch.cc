@@ -41,7 +41,7 @@ Dispatcher::Route Dispatcher::FindWatchRoute(Request* request) {
   if (!MayLease(request)) return route;
   route.node = NodeFor(request);
   if (route.node == nullptr) return route;
-  route.backend = worker_->backends()->Private(route.node, SessionOf(*request));
+  route.backend = worker_->backends()->Private(route.node, SessionOf(*request), false);
   if (route.backend == nullptr) return route;
   watch->connection.Take(route.backend);
   return route;
@@ -66,7 +66,7 @@ Dispatcher::Route Dispatcher::FindKeptRoute(Request* request) {
     return route;
   }
   if (!MayLease(request)) return route;
-  route.backend = worker_->backends()->Private(route.node, SessionOf(*request));
+  route.backend = worker_->backends()->Private(route.node, SessionOf(*request), false);
   if (route.backend != nullptr) kept->Take(route.backend);
   return route;
 }

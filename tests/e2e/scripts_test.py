@@ -4,7 +4,7 @@ import hashlib
 import sys
 
 from harness import (FreshClusterTestCase, RealClusterTestCase, key_slot, keys_in_slots, pack,
-                     unittest)
+                     seconds, unittest, wait_until)
 
 
 def name_of(script):
@@ -58,6 +58,38 @@ class ScriptsTest(RealClusterTestCase):
                 replies = self.connection.pipeline(
                     watch + [("MULTI",), ("EVALSHA", name_of(other), 1, key, "y"), ("EXEC",)])
                 self.assertEqual(replies[-1], [key.encode() + b"y"])
+
+    def test_read_only_ones_go_to_replicas_when_reads_do(self):
+        proxy = self.start_proxy(self.cluster.addresses, "--read-prefer", "1")
+        client = self.client(proxy)
+        script, library = "return redis.call('get', KEYS[1])", (
+            "#!lua name=ro\nredis.register_function{function_name='ro_get', callback=function(k)"
+            " return redis.call('get', k[1]) end, flags={'no-writes'}}")
+        client.call("FUNCTION", "LOAD", library)
+        self.addCleanup(self.connection.call, "FUNCTION", "DELETE", "ro")
+        sha = client.call("SCRIPT", "LOAD", script)
+        client.call("SET", "{ro}k", "v")
+        owner = self.cluster.owner(key_slot("{ro}k"))
+        replica = self.cluster.replicas_of(owner)[0]
+        wait_until(lambda: "ro_get" in str(replica.command("FUNCTION", "LIST")),
+                   "the library to be with the replica", seconds(20))
+        calls = [("EVAL_RO", script), ("EVALSHA_RO", sha), ("FCALL_RO", "ro_get")]
+
+        def ran(node):
+            stats = node.command("INFO", "commandstats").decode()
+            return {name for name, _ in calls if "cmdstat_%s:" % name.lower() in stats}
+        # A connection's own write keeps its reads at the primary for a second.
+        reader = self.client(proxy)
+        for node in (owner, replica):
+            node.command("CONFIG", "RESETSTAT")
+        for name, what in calls:
+            for _ in range(5):
+                self.assertEqual(reader.call(name, what, "1", "{ro}k"), b"v")
+        self.assertEqual(ran(replica), {name for name, _ in calls})
+        self.assertEqual(ran(owner), set())
+        # Those that may write stay where they can.
+        self.assertEqual(reader.call("EVAL", script, "1", "{ro}k"), b"v")
+        self.assertNotIn("cmdstat_eval:", replica.command("INFO", "commandstats").decode())
 
     def test_unknown_ones_and_flushed_ones_are_refused_as_ever(self):
         self.assert_answers_as_a_plain_server(self.proxy, [[
