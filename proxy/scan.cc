@@ -8,21 +8,35 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "cluster/own_slots.h"
 #include "proxy/args.h"
 #include "proxy/cluster_face.h"
 #include "proxy/glob.h"
+#include "proxy/server_info.h"
 #include "proxy/worker.h"
 #include "resp/views.h"
 
 namespace proxy {
 namespace {
 
+// A cursor: the slot in the lowest bits, then, of a slot that is read in pages, a position, whether
+// its owner was moving it away meanwhile, and a print of the process whose position that is (never
+// 0). All of it is below 2^53, since some clients read it as a floating-point number.
 constexpr int kSlotBits = 14;
+constexpr int kPositionBits = 27;
+constexpr int kMovedShift = kSlotBits + kPositionBits;
+constexpr int kPrintShift = kMovedShift + 1;
+constexpr int kPrintBits = 53 - kPrintShift;
 constexpr int kSlotCount = cluster::kSlotCount;
-// A slot with more keys than this does not fit into one reply.
+// A slot with more keys than this is read in pages.
 constexpr int64_t kSlotKeysMax = 100000;
+// A page is what a node's SCAN gives for COUNT, which is the client's within these bounds; …
+constexpr int64_t kPageCountMin = 100;
+constexpr int64_t kPageCountMax = 10000;
+// … so many of them make a call, if that does not bring enough keys before.
+constexpr int kPagesPerCallMax = 16;
 // One call reads slots until it has as many keys as COUNT says, but never more than this.
 constexpr int64_t kKeysPerCallMax = 65536;
 // … from at most so many slots, …
@@ -54,6 +68,8 @@ struct Commands {
   const cluster::CommandSpec count = AsRead(ClusterCommand("COUNTKEYSINSLOT"));
   const cluster::CommandSpec keys = AsRead(ClusterCommand("GETKEYSINSLOT"));
   const cluster::CommandSpec nodes = AsRead(ClusterCommand("NODES"));
+  const cluster::CommandSpec info = AsRead(*cluster::FindCommand("INFO"));
+  const cluster::CommandSpec scan = AsRead(*cluster::FindCommand("SCAN"));
   const cluster::CommandSpec type = *cluster::FindCommand("TYPE");
 };
 const Commands& AllOfThem() {
@@ -61,8 +77,40 @@ const Commands& AllOfThem() {
   return commands;
 }
 
+// Where a slot that is read in pages is read on.
+struct Page {
+  uint64_t print = 0;  // of the process that `position` is of; 0: the slot is read from its begin
+  uint64_t position = 0;  // as the process counts them
+  bool moved = false;     // it is the owner's, which was moving the slot away meanwhile
+};
+
+// The process numbers its positions within each slot, not within all that it has.
+bool HasPositionsBySlot(const ServerInfo& server) {
+  if (!server.valkey) return IsRedisSince(server, 7, 4);
+  const absl::optional<ServerVersion> version = ParseServerVersion(server.version);
+  return version.has_value() && *version >= ServerVersion{8, -1, -1};
+}
+
+// Of a process: its positions mean nothing to another one, which hashes with a seed of its own.
+uint64_t PrintOf(absl::string_view node_id, absl::string_view run_id) {
+  const std::string text = absl::StrCat(node_id, " ", run_id);
+  uint64_t hash = 0xcbf29ce484222325;  // FNV-1a: the same in every proxy
+  for (const char c : text) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  }
+  return (hash >> 32) % ((uint64_t{1} << kPrintBits) - 1) + 1;
+}
+
+// Of a reply to INFO server; empty where the node does not tell it.
+std::string RunIdOf(const Ask& info) {
+  const std::string frame = info.reply.Flatten();
+  absl::string_view text;
+  return resp::ParseText(frame, &text) ? InfoField(text, "run_id") : std::string();
+}
+
 struct Options {
   int slot = 0;          // where this call begins, and …
+  Page page;             // … where in this slot
   int end = kSlotCount;  // … the slot behind the last that any call tells of
   int64_t count = 10;
   bool match_all = true;
@@ -73,14 +121,17 @@ struct Options {
 class Scan final : public Procedure {
  public:
   explicit Scan(Options options)
-      : options_(std::move(options)), begin_(options_.slot), counted_to_(options_.slot) {}
+      : options_(std::move(options)),
+        begin_(options_.slot),
+        counted_to_(options_.slot),
+        page_(options_.page) {}
 
   void Next(Step* step) override;
   size_t held_bytes() const override { return held_bytes_; }
 
  private:
-  enum class Phase : uint8_t { kCount, kKeys, kTarget, kSourceAgain, kTypes };
-  enum class Kind : uint8_t { kNone, kCount, kKeys, kView, kType };
+  enum class Phase : uint8_t { kCount, kKeys, kTarget, kSourceAgain, kPage, kTypes };
+  enum class Kind : uint8_t { kNone, kCount, kKeys, kInfo, kPage, kView, kType };
   struct Node {
     std::string id;
     std::string name;
@@ -104,6 +155,10 @@ class Scan final : public Procedure {
   void PlanSlotAt(Step* step, Phase phase, const std::string& node_id);
   void TakeTarget(Step* step);
   void TakeSourceAgain(Step* step);
+  void PlanPage(Step* step);
+  void TakePage(Step* step);
+  bool TakePosition(const Ask& ask, bool* is_last);
+  void EndPage(Step* step, const cluster::MovingSlot* moving);
   void PlanTypes(Step* step);
   void TakeTypes(Step* step);
   void Doubt(Step* step, int slot, absl::string_view node_id, std::string owner);
@@ -111,7 +166,6 @@ class Scan final : public Procedure {
   bool HadBefore(const Node& node, int slot) const;
   std::string OwnerByView(const Step& step, const Node& node, int slot) const;
   cluster::NodeIndex OwnerOf(const Worker& worker, int slot) const;
-  void TooLarge(Step* step, int slot);
   void End(Step* step);
   void Answer(Step* step);
 
@@ -154,6 +208,15 @@ class Scan final : public Procedure {
   std::string target_id_;
   absl::flat_hash_set<std::string> moving_keys_;
 
+  // A slot that is read in pages, which is then the one at begin_: its owner's part, and then,
+  // while it is on the move, that of its target. A key that is at neither of them when it is looked
+  // for there would have to go back.
+  Page page_;
+  bool in_pages_ = false;
+  int pages_ = 0;
+  bool at_target_ = false;
+  bool positions_by_slot_ = false;
+
   std::vector<std::string> keys_;
   size_t typed_ = 0;  // those before it have been asked for their type
   std::vector<std::string> of_type_;
@@ -171,7 +234,12 @@ void Scan::Next(Step* step) {
     failed |= ask.failed();
   }
   if (failed) return step->AnswerError(FailureLine(step->asks, false));
-  if (step->asks.empty()) return begin_ < options_.end ? PlanCount(step, 0) : End(step);
+  if (step->asks.empty()) {
+    positions_by_slot_ = HasPositionsBySlot(step->worker->server());
+    if (begin_ >= options_.end) return End(step);
+    if (page_.print != 0) return PlanPage(step);
+    return PlanCount(step, 0);
+  }
   if (again) {
     // Once more from where all is read.
     hint_slot_ = -1;
@@ -190,6 +258,8 @@ void Scan::Next(Step* step) {
       return TakeTarget(step);
     case Phase::kSourceAgain:
       return TakeSourceAgain(step);
+    case Phase::kPage:
+      return TakePage(step);
     case Phase::kTypes:
       return TakeTypes(step);
   }
@@ -226,6 +296,8 @@ void Scan::AskNode(Step* step, size_t node, Kind kind, int slot, io::Rope frame)
   const Commands& commands = AllOfThem();
   ask.command = kind == Kind::kCount  ? &commands.count
                 : kind == Kind::kKeys ? &commands.keys
+                : kind == Kind::kInfo ? &commands.info
+                : kind == Kind::kPage ? &commands.scan
                                       : &commands.nodes;
   step->asks.push_back(std::move(ask));
   asked_.push_back({kind, slot, node});
@@ -257,6 +329,8 @@ void Scan::Restart(Step* step, uint64_t refresh_ask) {
   parts_.clear();
   keys_expected_ = 0;
   counted_to_ = begin_;
+  in_pages_ = at_target_ = false;
+  page_ = Page();
   PlanCount(step, refresh_ask);
 }
 
@@ -287,6 +361,7 @@ void Scan::PlanCount(Step* step, uint64_t refresh_ask) {
 void Scan::TakeCount(Step* step) {
   if (!TakeViews(step)) return step->AnswerError(kBadReply);
   bool enough = false;
+  bool huge = false;
   int doubtful = -1;
   std::string doubtful_node;
   std::string owner;
@@ -303,6 +378,8 @@ void Scan::TakeCount(Step* step) {
       owner = OwnerByView(*step, node, slot);
       break;
     }
+    huge = count > kSlotKeysMax;
+    if (huge) break;
     const bool moving = node.own.FindMoving(static_cast<cluster::Slot>(slot)) != nullptr;
     // One that it has got only now may have been empty here while its keys were elsewhere.
     if (count > 0 || moving || !HadBefore(node, slot)) {
@@ -314,8 +391,12 @@ void Scan::TakeCount(Step* step) {
     enough = keys_expected_ >= std::min(options_.count, kKeysPerCallMax) ||
              parts_.size() >= kPartsMax || moving;
   }
-  enough |= counted_to_ == options_.end || counted_ >= kCountedMax || doubtful >= 0;
+  enough |= counted_to_ == options_.end || counted_ >= kCountedMax || doubtful >= 0 || huge;
   if (enough && !parts_.empty()) return PlanKeys(step);
+  if (huge) {
+    begin_ = counted_to_;
+    return PlanPage(step);
+  }
   if (doubtful >= 0) {
     begin_ = counted_to_;
     return Doubt(step, doubtful, doubtful_node, std::move(owner));
@@ -364,7 +445,7 @@ void Scan::TakeKeys(Step* step) {
     std::vector<std::string> keys;
     if (!AddKeys(step->asks[i], &count, &keys)) return step->AnswerError(kBadReply);
     begin_ = slot;
-    if (count > kSlotKeysMax) return TooLarge(step, slot);
+    if (count > kSlotKeysMax) return keys_.empty() ? PlanPage(step) : End(step);
     const cluster::MovingSlot* moving = node.own.FindMoving(static_cast<cluster::Slot>(slot));
     if (moving != nullptr) {
       moving_slot_ = slot;
@@ -400,7 +481,7 @@ void Scan::TakeTarget(Step* step) {
   int64_t count = 0;
   std::vector<std::string> keys;
   if (!AddKeys(step->asks[0], &count, &keys)) return step->AnswerError(kBadReply);
-  if (count > kSlotKeysMax) return TooLarge(step, moving_slot_);
+  if (count > kSlotKeysMax) return keys_.empty() ? PlanPage(step) : End(step);
   const auto slot = static_cast<cluster::Slot>(moving_slot_);
   const cluster::OwnSlots& own = nodes_[0].own;
   const cluster::MovingSlot* moving = own.FindMoving(slot);
@@ -492,11 +573,139 @@ void Scan::Doubt(Step* step, int slot, absl::string_view node_id, std::string ow
   Restart(step, step->worker->AskRefresh(node_id));
 }
 
-void Scan::TooLarge(Step* step, int slot) {
-  begin_ = slot;
-  if (begin_ > options_.slot || !keys_.empty()) return End(step);
-  step->AnswerError(absl::StrCat("ERR proxy: slot ", slot, " has more than ", kSlotKeysMax,
-                                 " keys, too many for one reply of SCAN"));
+// --- a slot in pages
+
+// The next one, at the slot's owner, or at its target if the owner's part is read. SCAN gives keys
+// of other slots, too: where positions are not those of a slot, all that the node has is gone
+// through.
+void Scan::PlanPage(Step* step) {
+  BeginStep(step, Phase::kPage);
+  in_pages_ = true;
+  const Worker& worker = *step->worker;
+  const cluster::NodeIndex owner = OwnerOf(worker, begin_);
+  if (owner == cluster::kNoNode) return Restart(step, 0);
+  const cluster::Topology& topology = *worker.cluster()->topology;
+  const size_t source = NodeFor(topology, owner);
+  size_t node = source;
+  if (at_target_) {
+    const cluster::NodeIndex target = topology.FindById(target_id_);
+    if (target == cluster::kNoNode) return Doubt(step, begin_, nodes_[source].id, "");
+    node = NodeFor(topology, target);
+  }
+  const uint64_t cursor = positions_by_slot_
+                              ? page_.position << kSlotBits | static_cast<uint64_t>(begin_)
+                              : page_.position;
+  const int64_t count = std::clamp(options_.count, kPageCountMin, kPageCountMax);
+  AskNode(step, node, Kind::kInfo, begin_, MakeFrame({"INFO", "server"}));
+  AskNode(step, node, Kind::kPage, begin_,
+          MakeFrame({"SCAN", absl::StrCat(cursor), "COUNT", absl::StrCat(count)}));
+  AskNode(step, node, Kind::kInfo, begin_, MakeFrame({"INFO", "server"}));
+  AskViews(step);
+}
+
+void Scan::TakePage(Step* step) {
+  if (!TakeViews(step)) return step->AnswerError(kBadReply);
+  const auto slot = static_cast<cluster::Slot>(begin_);
+  const Node& source = nodes_[0];
+  const Node& node = nodes_.back();
+  if (!source.own.Owns(slot)) {
+    const std::string owner = OwnerByView(*step, source, begin_);
+    // The move is over: what is left of the slot is all with its target.
+    if (at_target_ && owner == target_id_) {
+      at_target_ = false;
+      hint_slot_ = begin_;
+      hint_owner_ = owner;
+      step->worker->HintRefresh(source.id);
+      return PlanPage(step);
+    }
+    return Doubt(step, begin_, source.id, owner);
+  }
+  if (!HadBefore(source, begin_)) return PlanPage(step);
+  const cluster::MovingSlot* moving = source.own.FindMoving(slot);
+  if (at_target_ && (moving == nullptr || moving->other_id != target_id_)) {
+    return Restart(step, 0);  // given up: keys may have gone back
+  }
+  const absl::optional<ServerInfo> server = ReadServerInfo(step->asks[0].reply.Flatten());
+  const uint64_t print = PrintOf(node.id, RunIdOf(step->asks[0]));
+  const bool by_slot = server.has_value() ? HasPositionsBySlot(*server) : positions_by_slot_;
+  const bool begins = page_.print == 0;
+  const uint64_t print_after = PrintOf(node.id, RunIdOf(step->asks[2]));
+  if (print_after != print) return PlanPage(step);  // it was started again meanwhile
+  if (by_slot != positions_by_slot_ || (!begins && print != page_.print)) {
+    if (++doubts_ > kHintsMax && DoubtsForTooLong(*step)) {
+      return step->AnswerError(
+          "CLUSTERDOWN proxy: the cluster's nodes keep changing (outcome unknown)");
+    }
+    positions_by_slot_ = by_slot;
+    if (begins) return PlanPage(step);
+    if (!at_target_ && moving != nullptr) {
+      // It may be the target's.
+      at_target_ = true;
+      target_id_ = moving->other_id;
+      return PlanPage(step);
+    }
+    // It is nobody's any more: once more from the slot's begin.
+    page_ = Page();
+    at_target_ = false;
+    return PlanPage(step);
+  }
+  page_.print = print;
+  page_.moved |= !at_target_ && moving != nullptr;
+  ++pages_;
+  bool is_last = false;
+  if (!TakePosition(step->asks[1], &is_last)) return step->AnswerError(kBadReply);
+  if (is_last) return EndPage(step, moving);
+  if (page_.position >= uint64_t{1} << kPositionBits) {
+    return step->AnswerError(
+        absl::StrCat("ERR proxy: slot ", begin_, " has too many keys for SCAN (not executed)"));
+  }
+  const bool enough = static_cast<int64_t>(keys_.size()) >= options_.count;
+  if (enough || pages_ >= kPagesPerCallMax) return End(step);
+  PlanPage(step);
+}
+
+// A reply of SCAN: its keys of the slot, and where it goes on. False: it is none.
+bool Scan::TakePosition(const Ask& ask, bool* is_last) {
+  const std::string reply = ask.reply.Flatten();
+  const std::vector<absl::string_view> elements = resp::ElementsOf(reply);
+  absl::string_view text;
+  uint64_t cursor = 0;
+  if (elements.size() != 2 || !resp::ParseText(elements[0], &text) ||
+      !absl::SimpleAtoi(text, &cursor)) {
+    return false;
+  }
+  for (const absl::string_view element : resp::ElementsOf(elements[1])) {
+    absl::string_view key;
+    if (!resp::ParseText(element, &key)) return false;
+    if (cluster::SlotOf(key) != begin_) continue;
+    if (!options_.match_all && !GlobMatches(options_.match, key, GlobCase::kSensitive)) continue;
+    Keep(std::string(key));
+  }
+  *is_last = cursor == 0;
+  page_.position = cursor;
+  if (positions_by_slot_) {
+    *is_last |= static_cast<int>(cursor & (kSlotCount - 1)) != begin_;
+    page_.position = cursor >> kSlotBits;
+  }
+  return true;
+}
+
+// All of the node's part of the slot is read.
+void Scan::EndPage(Step* step, const cluster::MovingSlot* moving) {
+  if (!at_target_ && moving != nullptr) {
+    at_target_ = true;
+    target_id_ = moving->other_id;
+    page_ = Page();
+    return PlanPage(step);
+  }
+  // The move was given up: keys may have gone back.
+  const bool again = !at_target_ && page_.moved;
+  at_target_ = false;
+  page_ = Page();
+  if (again && pages_ < kPagesPerCallMax) return PlanPage(step);
+  in_pages_ = false;
+  if (!again) ++begin_;
+  End(step);
 }
 
 // --- keys
@@ -552,8 +761,12 @@ void Scan::TakeTypes(Step* step) {
 void Scan::Answer(Step* step) {
   const std::vector<std::string>& keys = options_.type.empty() ? keys_ : of_type_;
   uint64_t cursor = begin_ >= options_.end ? 0 : static_cast<uint64_t>(begin_);
+  if (in_pages_) {
+    cursor |= page_.position << kSlotBits | uint64_t{page_.moved} << kMovedShift |
+              page_.print << kPrintShift;
+  }
   // 0 is the end: slot 0 that is to be read once more has a position.
-  if (begin_ == 0) cursor = uint64_t{1} << kSlotBits;
+  if (begin_ == 0 && cursor == 0) cursor = uint64_t{1} << kSlotBits;
   std::string reply;
   resp::Encoder encoder(step->protocol, &reply);
   encoder.Array(2);
@@ -595,7 +808,12 @@ std::unique_ptr<Procedure> MakeScan(Worker* worker, const FaceShare& share, cons
     *error = "ERR invalid cursor";
     return nullptr;
   }
-  options.slot = std::max<int>(cursor & (kSlotCount - 1), share.first);
+  options.slot = cursor & (kSlotCount - 1);
+  options.page.position = cursor >> kSlotBits & ((uint64_t{1} << kPositionBits) - 1);
+  options.page.moved = (cursor >> kMovedShift & 1) != 0;
+  options.page.print = cursor >> kPrintShift & ((uint64_t{1} << kPrintBits) - 1);
+  if (options.slot < share.first || options.page.print == 0) options.page = Page();
+  options.slot = std::max<int>(options.slot, share.first);
   options.end = share.last + 1;
   for (size_t i = 2; i < words.size(); i += 2) {
     const absl::string_view option = words[i];

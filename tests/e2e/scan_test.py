@@ -1,5 +1,6 @@
 """SCAN over the whole cluster, on real servers: every key that is there all the time is told."""
 
+import itertools
 import random
 import sys
 
@@ -9,9 +10,9 @@ from harness import (Background, EmptyClusterTestCase, FreshClusterTestCase, Rep
 VALKEY = SERVER.startswith("valkey")
 
 
-def scan(client, *options, at_most=20000):
-    """Every reply's keys, from cursor 0 to the end."""
-    cursor, batches = b"0", []
+def scan(client, *options, cursor=b"0", at_most=20000):
+    """Every reply's keys, from the cursor to the end."""
+    batches = []
     while True:
         reply = client.command("SCAN", cursor, *options)
         if isinstance(reply, ReplyError):
@@ -121,26 +122,36 @@ class ScanTest(EmptyClusterTestCase):
         self.cluster.finish_move(slot, source, target)
         self.assertEqual(set(flat(scan(self.connection))), keys)
 
-
-    def test_a_slot_with_too_many_keys_is_an_error_and_no_others_are_kept_back(self):
+    def test_a_slot_with_many_keys_is_told_in_pages(self):
         slot = key_slot("{tag}")
-        before = self.fill(key for key in keys_in_slots(3000) if key_slot(key) < slot)
+        keys = self.fill(keys_in_slots(3000))
         node = self.cluster.owner(slot)
-        node.command("DEBUG", "POPULATE", 100001, "{tag}")
+        node.command("DEBUG", "POPULATE", 130000, "{tag}")
+        keys |= {b"{tag}:%d" % number for number in range(130000)}
+        for count in (10, 1000, 1000000):
+            batches = scan(self.connection, "COUNT", count)
+            told = flat(batches)
+            self.assertEqual(set(told), keys)
+            self.assertLess(len(told), 1.2 * len(keys))
+            self.assertLess(max(map(len, batches)), max(count, 10000) + 66000)
+        self.assertEqual(sorted(flat(scan(self.connection, "MATCH", "*:1299??", "COUNT", 5000))),
+                         sorted(b"{tag}:1299%02d" % number for number in range(100)))
+        self.connection.command("HSET", "{tag}:hash", "f", "v")
+        self.assertEqual(flat(scan(self.connection, "TYPE", "hash", "COUNT", 5000)),
+                         [b"{tag}:hash"])
+        # The same position at another proxy, and what is none at all.
         cursor, told = b"0", set()
-        while True:
-            reply = self.connection.command("SCAN", cursor, "COUNT", 1000)
-            if isinstance(reply, ReplyError):
+        other = self.client(self.start_proxy(self.cluster.addresses))
+        for turn in itertools.count():
+            cursor, batch = (self.connection, other)[turn % 2].call("SCAN", cursor, "COUNT", 3000)
+            self.assertLess(int(cursor), 1 << 53)
+            told.update(batch)
+            if cursor == b"0":
                 break
-            cursor = reply[0]
-            told.update(reply[1])
-        self.assertEqual(told, before)
-        self.assert_error(reply, "ERR proxy: slot %d has more than 100000 keys, too many for one "
-                          "reply of SCAN" % slot)
-        self.connection.command("DEL", "{tag}:0")
-        cursor, keys = self.connection.command("SCAN", cursor)
-        self.assertEqual(len(keys), 100000)
-        self.assertGreater(int(cursor), slot)
+        self.assertEqual(told, keys | {b"{tag}:hash"})
+        cursor, batch = other.call("SCAN", slot | 12345 << 14 | 99 << 42, "COUNT", 1000)
+        told = set(batch) | set(flat(scan(other, "COUNT", 5000, cursor=cursor)))
+        self.assertTrue({key for key in keys if key_slot(key.decode()) >= slot} <= told)
 
 
 class ScanAmongChangesTest(FreshClusterTestCase):
@@ -188,6 +199,59 @@ class ScanAmongChangesTest(FreshClusterTestCase):
         counts = [worker.stop() for worker in workers]
         self.assertGreater(moves, 20)
         self.assertGreater(min(counts), 1)
+
+    def test_no_key_of_a_slot_in_pages_is_missed_while_it_moves(self):
+        cluster = self.start_cluster(primaries=3, replicas=1)
+        proxy = self.start_proxy(cluster.addresses)
+        slot = key_slot("{tag}")
+        wanted = {b"{tag}:%d" % number for number in range(101500)}
+        client = self.client(proxy)
+        keys = sorted(wanted)
+        client.pipeline([("MSET", *itertools.chain(*((key, "v") for key in keys[i:i + 500])))
+                         for i in range(0, len(keys), 500)])
+
+        def source_and_target():
+            source = cluster.owner(slot)
+            return source, next(node for node in cluster.primaries()
+                                if node.address != source.address)
+
+        def fail_over():
+            cluster.wait_until_ready()
+            cluster.failover(cluster.replicas_of(cluster.owner(slot))[0])
+
+        def begin():
+            source, target = source_and_target()
+            cluster.begin_move(slot, target)
+            cluster.move_keys(slot, source, target, at_most=600)
+            moving[:] = [source, target]
+
+        def go_on():
+            cluster.move_keys(slot, *moving, at_most=300)
+
+        def give_up():
+            source, target = moving
+            source.command("CLUSTER", "SETSLOT", slot, "STABLE")  # else it would not take them
+            cluster.move_keys(slot, target, source)
+            target.command("CLUSTER", "SETSLOT", slot, "STABLE")
+
+        def finish():
+            cluster.move_keys(slot, *moving, batch=2000)
+            cluster.finish_move(slot, *moving)
+
+        moving = []
+        # What happens after so many calls.
+        for plan in ({}, {5: begin, 9: go_on, 20: go_on}, {3: go_on, 12: give_up},
+                     {0: fail_over}, {4: fail_over, 15: fail_over},
+                     {2: begin, 8: go_on, 14: give_up}, {2: begin, 7: finish}):
+            told, cursor, calls = set(), b"0", 0
+            while calls == 0 or cursor != b"0":
+                plan.get(calls, lambda: None)()
+                cursor, batch = client.call("SCAN", cursor, "COUNT", 4000)
+                told.update(batch)
+                calls += 1
+            self.assertEqual(sorted(wanted - told)[:5], [], plan)
+            self.assertEqual(sorted(told - wanted)[:5], [], plan)
+            self.assertGreater(calls, max(plan, default=0))
 
     def test_no_key_is_missed_through_failovers(self):
         cluster, proxy, keys = self.start(primaries=3, replicas=1)
