@@ -197,6 +197,21 @@ class RopeRanges {
   }
   // Bytes [offset, offset + length), appended to `out`. They must exist.
   void AppendTo(size_t offset, size_t length, Rope* out) const {
+    ForEachPiece(offset, length, [out](const Slice& slice, size_t skip, size_t n) {
+      out->Append(slice.Sub(skip, n));
+    });
+  }
+  // The same, to `out` + length.
+  void CopyTo(size_t offset, size_t length, char* out) const {
+    ForEachPiece(offset, length, [&out](const Slice& slice, size_t skip, size_t n) {
+      memcpy(out, slice.data() + skip, n);
+      out += n;
+    });
+  }
+
+ private:
+  template <typename Fn>
+  void ForEachPiece(size_t offset, size_t length, Fn fn) const {
     size_t i = static_cast<size_t>(std::upper_bound(begins_.begin(), begins_.end(), offset) -
                                    begins_.begin()) -
                1;
@@ -205,13 +220,12 @@ class RopeRanges {
       const Slice& slice = rope_.slices()[i];
       const size_t skip = offset - begins_[i];
       const size_t n = std::min(length, slice.size() - skip);
-      out->Append(slice.Sub(skip, n));
+      fn(slice, skip, n);
       offset += n;
       length -= n;
     }
   }
 
- private:
   const Rope& rope_;
   absl::InlinedVector<size_t, 4> begins_;  // of its slices
 };

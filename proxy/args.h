@@ -54,8 +54,10 @@ class ArgList {
   }
 
  private:
-  absl::InlinedVector<absl::string_view, 8> views_;
-  absl::InlinedVector<resp::ArgPosition, 8> positions_;
+  // Of an MSET of 100 keys, without memory of their own.
+  static constexpr size_t kInlined = 201;
+  absl::InlinedVector<absl::string_view, kInlined> views_;
+  absl::InlinedVector<resp::ArgPosition, kInlined> positions_;
   std::forward_list<std::string> copies_;  // arguments that lie in several pieces
 };
 

@@ -41,7 +41,7 @@ class FragmentBuilder {
   io::Rope Build(absl::Span<const uint32_t> keys) {
     const size_t bytes = BytesOf(keys);
     io::Rope rope;
-    if (bytes < kCopyBytes && is_contiguous()) {
+    if (bytes < kCopyBytes) {
       client_->worker()->stats()->payload_bytes_copied.Add(bytes);
       Write(keys, client_->arena()->Reserve(bytes));
       rope.Append(client_->arena()->Commit(bytes));
@@ -54,21 +54,23 @@ class FragmentBuilder {
     }
     return rope;
   }
-  // The frame lies in one piece.
-  bool is_contiguous() const { return frame_.slices().size() == 1; }
   size_t BytesOf(absl::Span<const uint32_t> keys) {
     size_t bytes = Header(keys).size();
     for (const uint32_t key : keys) bytes += RangeOf(key).length;
     return bytes;
   }
-  // BytesOf(keys) bytes. Of a frame that is contiguous.
+  // BytesOf(keys) bytes.
   void Write(absl::Span<const uint32_t> keys, char* out) {
     const absl::string_view header = Header(keys);
     memcpy(out, header.data(), header.size());
     out += header.size();
     for (const uint32_t key : keys) {
       const resp::ArgPosition range = RangeOf(key);
-      memcpy(out, frame_.slices()[0].data() + range.offset, range.length);
+      if (const io::Slice* const whole = frame_.only_slice(); whole != nullptr) {
+        memcpy(out, whole->data() + range.offset, range.length);
+      } else {
+        ranges_.CopyTo(range.offset, range.length, out);
+      }
       out += range.length;
     }
   }
@@ -115,7 +117,7 @@ class QuickWay {
       : worker_(worker),
         client_(client),
         builder_(builder),
-        possible_(builder->is_contiguous() && (command.flags & cluster::kFlagSlow) == 0),
+        possible_((command.flags & cluster::kFlagSlow) == 0),
         read_(command.is_read_only()) {
     LookAgain();
   }
