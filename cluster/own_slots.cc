@@ -28,4 +28,16 @@ const MovingSlot* OwnSlots::FindMoving(Slot slot) const {
   return nullptr;
 }
 
+bool OwnSlots::HasMoreThan(const Topology& topology) const {
+  for (const MovingSlot& slot : moving_) {
+    if (slot.importing) return true;
+  }
+  for (const internal::SlotRange& range : slots_) {
+    for (int slot = range.first; slot <= range.last; ++slot) {
+      if (config_epoch_ > topology.EpochOf(static_cast<Slot>(slot))) return true;
+    }
+  }
+  return false;
+}
+
 }  // namespace cluster

@@ -25,6 +25,10 @@ class OwnSlots {
   bool Owns(Slot slot) const;
   // The mark of a slot on the move, or null.
   const MovingSlot* FindMoving(Slot slot) const;
+  // It has, or gets, keys of a slot that nobody else can tell of, where `topology` says that it
+  // serves none: it imports one, or has one since a later epoch than the owner that the topology
+  // knows.
+  bool HasMoreThan(const Topology& topology) const;
   // A node that gets a slot from another takes a new one, greater than the other's: while it stays
   // the same, a slot that the node has cannot have left it and come back.
   uint64_t config_epoch() const { return config_epoch_; }

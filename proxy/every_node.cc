@@ -17,6 +17,16 @@ constexpr int kRoundsMax = 8;
 // A replica that can't be reached is not waited for much longer than a connect takes.
 constexpr absl::Duration kReplicaPatience = absl::Milliseconds(500);
 
+const cluster::CommandSpec& NodesCommand() {
+  static const cluster::CommandSpec* const kCommand = [] {
+    auto* command = new cluster::CommandSpec(
+        *cluster::FindSubcommand(*cluster::FindCommand("CLUSTER"), "NODES"));
+    command->flags = cluster::kFlagReadOnly;
+    return command;
+  }();
+  return *kCommand;
+}
+
 constexpr absl::string_view kUnstable =
     "CLUSTERDOWN proxy: the cluster's nodes keep changing (outcome unknown)";
 
@@ -51,6 +61,10 @@ bool EveryNode::Plan(Step* step) {
     ask.command = &command_;
     ask.frame = frame_;
     if (ask.to == Ask::To::kNode) ask.patience = kReplicaPatience;
+    step->asks.push_back(ask);
+    if (owner || !node.is_primary) continue;
+    ask.command = &NodesCommand();
+    ask.frame = MakeFrame({"CLUSTER", "NODES"});
     step->asks.push_back(std::move(ask));
   }
   return !step->asks.empty();
@@ -60,6 +74,14 @@ void EveryNode::Next(Step* step) {
   bool failed = false;
   for (Ask& ask : step->asks) {
     if (ask.gone) continue;
+    if (ask.command == &NodesCommand()) {
+      const std::string reply = ask.reply.Flatten();
+      absl::string_view text;
+      if (!resp::ParseText(reply, &text)) continue;
+      auto own = cluster::OwnSlots::FromNodesReply(text);
+      if (own.ok()) own_[ask.node_id] = *std::move(own);
+      continue;
+    }
     held_bytes_ += ask.reply.size();
     const bool replica = ask.to == Ask::To::kNode;
     failed |= ask.failed() && !replica;
@@ -73,13 +95,26 @@ void EveryNode::Next(Step* step) {
     if (++rounds_ <= kRoundsMax) return;
     return step->AnswerError(kUnstable);
   }
-  // Another one has answered for what is no primary any more.
-  const auto obsolete = [&](const Ask& ask) {
-    return ask.to == Ask::To::kNode || (!ask.failed() && IsGone(*step->worker, ask));
-  };
-  answered_.erase(std::remove_if(answered_.begin(), answered_.end(), obsolete), answered_.end());
+  answered_.erase(std::remove_if(answered_.begin(), answered_.end(),
+                                 [&](const Ask& ask) { return IsObsolete(*step->worker, ask); }),
+                  answered_.end());
   if (failed) return Fail(step, absl::MakeSpan(answered_));
   Merge(step, absl::MakeSpan(answered_));
+}
+
+// Another one has answered for it: it is no primary any more, or one that has lost all of its slots
+// and does not know yet that it is to follow their new owner.
+bool EveryNode::IsObsolete(const Worker& worker, const Ask& ask) const {
+  if (ask.to == Ask::To::kNode) return true;
+  if (ask.failed()) return false;
+  if (IsGone(worker, ask)) return true;
+  const cluster::Topology& topology = *worker.cluster()->topology;
+  const auto serves = [&](const cluster::Shard& shard) {
+    return topology.node(shard.primary).id == ask.node_id;
+  };
+  if (std::any_of(topology.shards().begin(), topology.shards().end(), serves)) return false;
+  const auto own = own_.find(ask.node_id);
+  return own == own_.end() || !own->second.HasMoreThan(topology);
 }
 
 void EveryNode::Fail(Step* step, absl::Span<Ask> answered) {

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
+#include "cluster/own_slots.h"
 #include "proxy/procedure.h"
 
 namespace proxy {
@@ -43,10 +45,14 @@ class EveryNode : public Procedure {
  private:
   bool Plan(Step* step);
   bool IsAnswered(absl::string_view node_id) const;
+  bool IsObsolete(const Worker& worker, const Ask& ask) const;
 
   const Audience audience_;
   const io::Rope frame_;
   std::vector<Ask> answered_;
+  // Of primaries that serve no slot by the topology: what they say of their slots themselves, by
+  // id.
+  absl::flat_hash_map<std::string, cluster::OwnSlots> own_;
   size_t held_bytes_ = 0;
   int rounds_ = 0;
 };

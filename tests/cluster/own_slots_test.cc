@@ -3,6 +3,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "cluster/topology.h"
 #include "gtest/gtest.h"
 
 namespace cluster {
@@ -26,6 +27,24 @@ TEST(OwnSlotsTest, OnlyTheLineOfTheNodeItselfCounts) {
   EXPECT_TRUE(own->FindMoving(7)->importing);
   EXPECT_EQ(own->FindMoving(100), nullptr);
   EXPECT_EQ(own->config_epoch(), 2u);
+}
+
+TEST(OwnSlotsTest, WhoServesNoSlotMayHaveMoreThanTheTopologyKnows) {
+  const std::string owner =
+      absl::StrCat(Id('a'), " h:1@2 myself,master - 0 0 5 connected 0-16383\n");
+  const auto topology = Topology::FromNodesReply(
+      absl::StrCat(owner, Id('b'), " h:3@4 master - 0 0 3 connected\n"), {"h", 1});
+  ASSERT_TRUE(topology.ok()) << topology.status();
+  const auto has_more = [&](absl::string_view epoch, absl::string_view slots) {
+    const auto own = OwnSlots::FromNodesReply(
+        absl::StrCat(Id('b'), " h:3@4 myself,master - 0 0 ", epoch, " connected ", slots, "\n"));
+    return own.ok() && own->HasMoreThan(**topology);
+  };
+  EXPECT_FALSE(has_more("3", ""));
+  EXPECT_TRUE(has_more("3", absl::StrCat("[7-<-", Id('a'), "]")));
+  EXPECT_FALSE(has_more("3", absl::StrCat("[7->-", Id('a'), "]")));
+  EXPECT_FALSE(has_more("3", "0-100"));  // it was the owner before, and has not heard of that
+  EXPECT_TRUE(has_more("6", "7"));
 }
 
 TEST(OwnSlotsTest, AReplicaHasNoSlots) {
