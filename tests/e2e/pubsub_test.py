@@ -3,8 +3,8 @@
 import socket
 import time
 
-from harness import (RealClusterTestCase, ReplyError, SERVER, key_slot, pack, seconds, unittest,
-                     wait_until)
+from harness import (FreshClusterTestCase, RealClusterTestCase, ReplyError, SERVER, key_slot,
+                     pack, seconds, unittest, wait_until)
 from plain_server import PlainServer
 
 try:
@@ -388,6 +388,60 @@ class ChangingClusterTest(PubSubTestCase):
             got = client.read()
             self.assertEqual(got[0], b"message")
         self.assertEqual(shard.read()[0], b"smessage")
+
+
+class KeyEventsAmongChangesTest(FreshClusterTestCase):
+    def test_key_events_follow_failovers_and_slots_that_move(self):
+        cluster = self.start_cluster(primaries=3, replicas=1, config=["notify-keyspace-events KEA"])
+        proxy = self.start_proxy(cluster.addresses, "--workers", "1")
+        patterns, exact = self.client(proxy), self.client(proxy)
+        patterns.call("PSUBSCRIBE", "__keyevent@0__:s?t")
+        exact.call("SUBSCRIBE", "__keyevent@0__:set")
+        for client in (patterns, exact):
+            client.call("SUBSCRIBE", "end")
+        writer = self.client(proxy)
+        keys = ["k%d" % number for number in range(30)]
+        self.assertEqual(len({cluster.owner(key_slot(key)).address for key in keys}), 3)
+
+        def subscribed(node):
+            return (node.command("PUBSUB", "NUMPAT") == 1 and
+                    node.command("PUBSUB", "NUMSUB", "__keyevent@0__:set")[1] == 1)
+
+        def check():
+            # A demoted primary tells of what is replicated to it, too.
+            wait_until(lambda: all(subscribed(node) == node.is_primary() for node in cluster.answering()),
+                       "the subscriptions to be at the primaries", seconds(20))
+            for key in keys:
+                writer.call("SET", key, "v")
+            writer.call("PUBLISH", "end", "x")
+            for client in (patterns, exact):
+                told = []
+                while (message := client.read())[-1] != b"x":
+                    self.assertEqual(message[-2], b"__keyevent@0__:set")
+                    told.append(message[-1])
+                # Once from each primary; the end may overtake those of others.
+                late = len(keys) - len(told)
+                told += [client.read()[-1] for _ in range(late)]
+                self.assertEqual(sorted(told), sorted(key.encode() for key in keys))
+
+        check()
+        for _ in range(2):
+            cluster.wait_until_ready()
+            cluster.failover(cluster.replicas_of(cluster.owner(key_slot("k0")))[0])
+            check()
+        source = cluster.owner(key_slot("k1"))
+        for key in keys:
+            if cluster.owner(key_slot(key)) is source:
+                target = next(node for node in cluster.primaries() if node is not source)
+                cluster.move_slot(key_slot(key), target)
+        check()
+        victim = cluster.owner(key_slot("k2"))
+        successor = cluster.replicas_of(victim)[0]
+        cluster.kill_node(victim)
+        wait_until(lambda: successor.is_primary() and all(
+            node.cluster_info()["cluster_state"] == "ok" for node in cluster.answering()),
+                   "the cluster's own failover", 30)
+        check()
 
 
 if __name__ == "__main__":
