@@ -11,13 +11,14 @@
 #include "proxy/args.h"
 #include "proxy/blocking_read.h"
 #include "proxy/client_queries.h"
+#include "proxy/info_of_nodes.h"
 #include "proxy/local_commands.h"
 #include "proxy/monitors.h"
+#include "proxy/select.h"
+#include "proxy/server_info.h"
 #include "proxy/split_request.h"
 #include "proxy/subscriber.h"
 #include "proxy/tracker.h"
-#include "proxy/select.h"
-#include "proxy/server_info.h"
 #include "proxy/worker.h"
 
 namespace proxy {
@@ -455,9 +456,7 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
   switch (command->serve) {
     case cluster::Serve::kLocal: {
       ArgList args(pieces);
-      if (ABSL_PREDICT_FALSE(ConcernsDatabase(*command)) && TakeDatabase(*command, args, frame)) {
-        return;
-      }
+      if (TakeLocalInSteps(*command, args, frame)) return;
       stats->local_requests.Add(1);
       std::string reply;
       ServeLocal(this, *command, args.views(), &reply);
@@ -501,19 +500,32 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
   }
 }
 
-bool Client::ConcernsDatabase(const cluster::CommandSpec& command) {
-  return command.container.empty() && (command.name == "SELECT" || command.name == "RESET");
-}
-
-// SELECT, and RESET, which selects database 0. False: they are taken as any other local command.
-bool Client::TakeDatabase(const cluster::CommandSpec& command, const ArgList& args,
-                          const io::Rope& frame) {
-  if (command.name == "RESET") {
-    if (database_ == 0 || head_ == nullptr) return false;
+// Those that may have to ask nodes, or to wait for what was sent before them. False: it is answered
+// at once, as any other local command.
+bool Client::TakeLocalInSteps(const cluster::CommandSpec& command, const ArgList& args,
+                              const io::Rope& frame) {
+  if (!command.container.empty()) return false;
+  if (command.name == "SELECT") return TakeSelect(command, args, frame);
+  if (command.name == "RESET" && database_ != 0 && head_ != nullptr) {
+    // It selects database 0.
     HoldBack(frame, HeldBack::kUntilAnswered);
     return true;
   }
-  if (!HasDatabases(worker_->server())) return false;
+  if (command.name == "INFO" && AsksNodesForInfo(args.views())) {
+    std::string reply;
+    ServeLocal(this, command, args.views(), &reply);
+    absl::string_view own;
+    if (!resp::ParseText(reply, &own)) return false;
+    StartProcedure(NewRequest(command, frame.size()), MakeInfoOfNodes(std::string(own)));
+    return true;
+  }
+  return false;
+}
+
+bool Client::TakeSelect(const cluster::CommandSpec& command, const ArgList& args,
+                        const io::Rope& frame) {
+  // Nodes of several versions may be there: what was selected counts.
+  if (database_ == 0 && !HasDatabases(worker_->server())) return false;
   std::string error;
   std::unique_ptr<Procedure> procedure = MakeSelect(args, &error);
   if (procedure == nullptr) {

@@ -241,9 +241,10 @@ class Client {
   void TakeInline(std::string line);
   void TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
                  const resp::RequestScanner& scanned);
-  static bool ConcernsDatabase(const cluster::CommandSpec& command);
-  bool TakeDatabase(const cluster::CommandSpec& command, const ArgList& args,
-                    const io::Rope& frame);
+  bool SelectsOther(const cluster::CommandSpec& command, const ArgList& args) const;
+  bool TakeLocalInSteps(const cluster::CommandSpec& command, const ArgList& args,
+                        const io::Rope& frame);
+  bool TakeSelect(const cluster::CommandSpec& command, const ArgList& args, const io::Rope& frame);
   void TakeOneSlot(const cluster::CommandSpec& command, absl::string_view second,
                    const resp::Pieces& pieces, const io::Rope& frame);
   void TakeSplit(const cluster::CommandSpec& command, const resp::Pieces& pieces,

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "gtest/gtest.h"
+#include "proxy/info_of_nodes.h"
 
 namespace proxy {
 namespace {
@@ -35,6 +36,28 @@ TEST(ServerInfoTest, ServersBefore72AreRedisOnly) {
   EXPECT_FALSE(is_before(false, "7.x"));
   EXPECT_FALSE(is_before(false, ""));
   EXPECT_FALSE(is_before(true, "7.0.0"));
+}
+
+TEST(InfoOfNodesTest, AddsUpWhatNodesTell) {
+  const std::string own =
+      "# Server\r\nredis_version:7.0.15\r\n\r\n# Commandstats\r\n\r\n# Keyspace\r\n\r\n"
+      "# Proxy\r\nx:1\r\n";
+  EXPECT_EQ(
+      MergeInfo(own, {"# Keyspace\r\ndb0:keys=3,expires=1,avg_ttl=1000\r\n"
+                      "db5:keys=1,expires=0,avg_ttl=0\r\n\r\n# Commandstats\r\n"
+                      "cmdstat_get:calls=4,usec=8,usec_per_call=2.00,failed_calls=1\r\n"
+                      "\r\n# Errorstats\r\nerrorstat_ERR:count=2\r\n",
+                      "# Keyspace\r\ndb0:keys=5,expires=3,avg_ttl=2000\r\n\r\n# Commandstats\r\n"
+                      "cmdstat_get:calls=1,usec=7,usec_per_call=7.00,failed_calls=0\r\n"
+                      "cmdstat_config|get:calls=1,usec=5,usec_per_call=5.00,failed_calls=0\r\n"}),
+      "# Server\r\nredis_version:7.0.15\r\n\r\n# Commandstats\r\n"
+      "cmdstat_config|get:calls=1,usec=5,usec_per_call=5.00,failed_calls=0\r\n"
+      "cmdstat_get:calls=5,usec=15,usec_per_call=3.00,failed_calls=1\r\n"
+      "\r\n# Keyspace\r\ndb0:keys=8,expires=4,avg_ttl=1750\r\n"
+      "db5:keys=1,expires=0,avg_ttl=0\r\n\r\n# Proxy\r\nx:1\r\n");
+  EXPECT_EQ(MergeInfo(own, {}), own);
+  EXPECT_EQ(MergeInfo("# Keyspace\r\n", {"# Keyspace\r\nnonsense\r\n:\r\n=:=\r\n"}),
+            "# Keyspace\r\n=:\r\n");
 }
 
 }  // namespace
