@@ -124,7 +124,12 @@ void Backend::SendHandshake() {
     return absl::OkStatus();
   });
   if (options_.session.database != 0) {
-    handshake.AddRequired({"SELECT", absl::StrCat(options_.session.database)});
+    const std::string database = absl::StrCat(options_.session.database);
+    handshake.Add({"SELECT", database}, [database](absl::string_view frame) {
+      if (!resp::IsErrorFrame(frame)) return absl::OkStatus();
+      return absl::OutOfRangeError(
+          absl::StrCat("SELECT ", database, ": ", resp::ErrorLineOf(frame)));
+    });
   }
   if (options_.read_only) {
     handshake.AddRequired({"READONLY"});
@@ -174,6 +179,10 @@ void Backend::TakeHandshake(const io::Slice& data) {
     const absl::Status status = handshake_->TakeReply(frame);
     if (absl::IsNotFound(status)) worker_->HintRefresh("");
     if (absl::IsPermissionDenied(status)) worker_->stats()->backend_auth_failures.Add(1);
+    if (absl::IsOutOfRange(status)) {
+      refusal_ = absl::StrCat("ERR proxy: ", status.message(), " (not executed)");
+      return Fail(Failure::kDatabase, std::string(status.message()));
+    }
     if (!status.ok()) {
       return Fail(absl::IsPermissionDenied(status) ? Failure::kAuth : Failure::kHandshake,
                   std::string(status.message()));
@@ -691,6 +700,11 @@ void Backend::Fail(Failure failure, absl::string_view why) {
           failure == Failure::kAuth ? Log::kLongInterval : Log::kInterval);
       worker_->backends()->OnConnectFailed(node_);
       break;
+    case Failure::kDatabase:
+      stats->backend_connect_failures.Add(1);
+      worker_->log()->WarnEvery("database", describe("refused by"));
+      worker_->backends()->OnLost(node_);
+      break;
     case Failure::kProtocol:
       stats->backend_protocol_errors.Add(1);
       [[fallthrough]];
@@ -774,6 +788,7 @@ void Backend::SettleOne(Request* request, bool handed_over, bool head) {
     return worker_->requests()->Give(request);
   }
   --client->in_flight;
+  if (failure_ == Failure::kDatabase) return client->AnswerError(request, refusal_);
   // What a WATCH watched, if it did, is not watched any more; and who waits at a node that does not
   // own the slot any more gets nothing there: it is as if they had not been sent.
   const bool moved = request->is_blocking && request->block->moved_at != absl::InfiniteFuture();

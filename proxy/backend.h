@@ -53,6 +53,7 @@ class Backend {
     kConnect,    // could not connect in time, or was refused
     kHandshake,  // the node refused or garbled the handshake
     kAuth,       // it refused the password
+    kDatabase,   // it refused SELECT: nothing is wrong with the node
     kLost,       // reset or closed by the node
     kTimeout,    // no reply in time
     kProtocol,   // bytes that are not a reply, or a reply that nobody awaits
@@ -236,6 +237,7 @@ class Backend {
   std::vector<Waiter> waiters_;
 
   std::unique_ptr<NodeHandshake> handshake_;  // while kHandshake
+  std::string refusal_;                       // kDatabase: the error for its requests
   std::string handshake_frame_;               // a reply to it in pieces
   uint64_t fences_seen_ = 0;                  // NodeBackends::fences when the handshake was sent
   uint64_t ping_end_ = 0;                     // of the PING of ours that is out; 0: none is

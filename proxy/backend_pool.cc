@@ -180,12 +180,19 @@ Backend* BackendPool::Private(NodeBackends* node, const BackendSession& session,
 }
 
 void BackendPool::GiveBack(Backend* backend) {
-  if (idle_private_count_ >= worker_->config().backend_idle_connections ||
-      !backend->node()->in_topology || !backend->fenced()) {
-    return backend->Retire();
+  std::vector<Backend*>& idle = backend->node()->idle_private;
+  if (!backend->node()->in_topology || !backend->fenced()) return backend->Retire();
+  if (idle_private_count_ >= worker_->config().backend_idle_connections) {
+    // One of another kind, which was used before, makes room for it.
+    const auto other = std::find_if(idle.begin(), idle.end(), [&](const Backend* before) {
+      return before->options().session.database != backend->options().session.database ||
+             before->options().read_only != backend->options().read_only;
+    });
+    if (other == idle.end()) return backend->Retire();
+    (*other)->Retire();
   }
   ++idle_private_count_;
-  backend->node()->idle_private.push_back(backend);
+  idle.push_back(backend);
 }
 
 bool BackendPool::LeasesFull() const {

@@ -38,10 +38,10 @@ struct NodeBackends {
 
   // [protocol 2, 3][primary, read-only][number]; null: not open. Borrowed from the worker's table.
   using Shared = std::array<std::array<std::vector<Backend*>, 2>, 2>;
-  Shared shared;                                        // to database 0
+  Shared shared;                                         // to database 0
   absl::btree_map<uint32_t, Shared> shared_by_database;  // to others that clients have selected
-  std::vector<Backend*> idle_private;  // RESP2 and RESP3, last used last
-  uint32_t backends = 0;               // alive, in any state
+  std::vector<Backend*> idle_private;                    // RESP2 and RESP3, last used last
+  uint32_t backends = 0;                                 // alive, in any state
 
   absl::Time available_at = absl::InfinitePast();  // no connect before
   absl::Duration backoff = absl::ZeroDuration();

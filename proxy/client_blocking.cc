@@ -64,8 +64,7 @@ bool Client::Unblock(bool error) {
   if (request == nullptr || !request->is_blocking || request->block->ended_by_client) return false;
   if (request->state != Request::State::kSent) return false;
   Backend* const backend = request->backend;
-  Backend* const shared =
-      worker_->backends()->Shared(backend->node(), {}, false, request->slot);
+  Backend* const shared = worker_->backends()->Shared(backend->node(), {}, false, request->slot);
   if (shared == nullptr || !shared->SendUnblock(backend->client_id(), error)) return false;
   return request->block->ended_by_client = true;
 }

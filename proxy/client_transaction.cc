@@ -15,6 +15,7 @@
 #include "proxy/local_commands.h"
 #include "proxy/local_handlers.h"
 #include "proxy/procedure.h"
+#include "proxy/select.h"
 #include "proxy/server_info.h"
 #include "proxy/worker.h"
 #include "resp/views.h"
@@ -22,6 +23,8 @@
 namespace proxy {
 namespace {
 
+constexpr absl::string_view kSelectQueued =
+    "ERR proxy: SELECT of another database is not supported inside MULTI";
 constexpr absl::string_view kQueued = "+QUEUED\r\n";
 constexpr absl::string_view kOk = "+OK\r\n";
 constexpr absl::string_view kNested = "ERR MULTI calls can not be nested";
@@ -220,6 +223,7 @@ void Client::QueueCommand(const cluster::CommandSpec& command, const resp::Piece
     case cluster::Serve::kLocal:
     case cluster::Serve::kClients: {
       const ArgList args(pieces);
+      if (SelectsOther(command, args)) return RejectNew(&command, kSelectQueued);
       const bool of_clients = command.serve == cluster::Serve::kClients;
       const bool reply_mode = of_clients && command.name == "REPLY";
       if (reply_mode && (muted() || !MayQueueReplyMode(args.views()))) return RefuseQueued(command);
@@ -273,6 +277,15 @@ void Client::QueueCommand(const cluster::CommandSpec& command, const resp::Piece
   request_bytes_ += transaction_->charged() - charged;
   worker_->MarkDirty(this);
   AnswerNew(kQueued);
+}
+
+// SELECT of another database than the block will run in.
+bool Client::SelectsOther(const cluster::CommandSpec& command, const ArgList& args) const {
+  if (command.name != "SELECT" || (database_ == 0 && !HasDatabases(worker_->server())))
+    return false;
+  int64_t database = 0;
+  std::string error;
+  return ParseDatabase(args.views()[1], &database, &error) && database != int64_t{database_};
 }
 
 // Its keys lie in several slots. False: it can't be split.

@@ -36,7 +36,8 @@ std::vector<const cluster::CommandSpec*> FindAll(absl::string_view full_name) {
   std::vector<const cluster::CommandSpec*> found;
   for (const cluster::CommandSpec& command : cluster::AllCommands()) {
     const std::string own = FullNameOf(command);
-    const bool within = absl::AsciiStrToLower(command.container) == full_name;
+    const bool within =
+        !command.container.empty() && absl::AsciiStrToLower(command.container) == full_name;
     if (own == full_name || within) found.push_back(&command);
   }
   return found;
@@ -75,10 +76,12 @@ absl::Status CommandSwitches::Block(absl::string_view name) {
     return absl::InvalidArgumentError("is not a command");
   }
   Remember(full_name, &blocked_names_);
-  if (found.empty()) blocked_unknown_.insert(full_name);
+  // Also of one that is known: newer nodes may have more subcommands of it.
+  blocked_unknown_.insert(full_name);
   for (const cluster::CommandSpec* command : found) {
     blocked_.insert(command);
-    blocks_one_key_commands_ |= command->single_first_key;
+    blocks_one_key_commands_ |=
+        command->single_first_key || command->serve == cluster::Serve::kSplit;
   }
   return absl::OkStatus();
 }

@@ -7,8 +7,8 @@
 // subcommand ("config|set"); a container's stands for all its subcommands.
 //
 // Of the refused commands, those can be allowed that are to each node what they are to a single
-// server. They go to all nodes, replicas too, as far as these can be reached; the reply is that of the
-// primaries, or an error that names the first one that refused.
+// server. They go to all nodes, replicas too, as far as these can be reached; the reply is that of
+// the primaries, or an error that names the first one that refused.
 
 #include <string>
 #include <vector>
@@ -42,7 +42,7 @@ class CommandSwitches {
   std::vector<std::string> blocked_names_;
   std::vector<std::string> allowed_names_;
   absl::flat_hash_set<const cluster::CommandSpec*> blocked_;
-  absl::flat_hash_set<std::string> blocked_unknown_;  // modules': known once nodes have them
+  absl::flat_hash_set<std::string> blocked_unknown_;  // by name: of what only the nodes know
   bool blocks_one_key_commands_ = false;
   absl::flat_hash_set<const cluster::CommandSpec*> allowed_;
 };

@@ -132,7 +132,7 @@ class ConfigGet final : public Procedure {
       ask.command = &command_;
       ask.frame = frame_;
       step->asks.push_back(std::move(ask));
-      if (HasDatabases(step->worker->server())) step->asks.push_back(AskDatabases());
+      if (HasDatabases(step->worker->server())) step->asks.push_back(AskDatabases(step->worker));
       return;
     }
     for (Ask& ask : step->asks) {
@@ -215,10 +215,27 @@ class ConfigSetEvents final : public EveryNode {
 
 }  // namespace
 
-Ask AskDatabases() {
+Ask AskDatabases(Worker* worker) {
+  static const cluster::CommandSpec* const kCommand = [] {
+    auto* command =
+        new cluster::CommandSpec(*cluster::FindSubcommand(*cluster::FindCommand("CONFIG"), "GET"));
+    command->flags |= cluster::kFlagReadOnly;
+    return command;
+  }();
   Ask ask;
-  ask.command = cluster::FindSubcommand(*cluster::FindCommand("CONFIG"), "GET");
+  ask.command = kCommand;
   ask.frame = MakeFrame({"CONFIG", "GET", kDatabasesParameter});
+  if (worker->cluster() == nullptr) return ask;
+  // Whoever is there: all have the same number, or should.
+  const cluster::Topology& topology = *worker->cluster()->topology;
+  const absl::Span<const bool> usable = worker->backends()->Usable();
+  for (const cluster::Shard& shard : topology.shards()) {
+    if (!usable[shard.primary]) continue;
+    ask.to = Ask::To::kPrimary;
+    ask.node_id = topology.node(shard.primary).id;
+    ask.node_name = NodeName(topology, shard.primary);
+    break;
+  }
   return ask;
 }
 

@@ -21,7 +21,7 @@ std::unique_ptr<Procedure> MakeConfigSet(const cluster::CommandSpec& command, co
                                          std::string* error);
 
 // Of a node: how many databases its cluster has (Valkey 9), and what it said. 1: it does not know.
-Ask AskDatabases();
+Ask AskDatabases(Worker* worker);
 int64_t ReadDatabases(const io::Rope& reply);
 
 // A value of notify-keyspace-events as the set of its classes, each letter once and in order, 'A'

@@ -104,7 +104,8 @@ class MoveOverSlots final : public Procedure {
     return true;
   }
 
-  // Where a cluster has several databases, this is looked at when it is known which one is selected.
+  // Where a cluster has several databases, this is looked at when it is known which one is
+  // selected.
   bool TakesDatabase(absl::string_view database) const {
     return database == "0" || HasDatabases(worker_->server());
   }

@@ -28,7 +28,9 @@ class Worker;
 
 inline constexpr absl::string_view kConnectionLostError =
     "ERR proxy: backend connection lost (outcome unknown)";
-// To an ask on a kept connection, whose slot is another node's.
+// To an ask on a kept connection: that is no more, or its slot is another node's.
+inline constexpr absl::string_view kKeptLostError =
+    "ERR proxy: kept connection lost (not executed)";
 inline constexpr absl::string_view kSlotMovedError = "ERR proxy: the slot has moved (not executed)";
 
 class Dispatcher {

@@ -16,7 +16,6 @@ namespace {
 
 // A WATCH of so many bytes has its keys remembered.
 constexpr size_t kMovedKeysBytesMax = 4 << 10;
-constexpr absl::string_view kKeptLost = "ERR proxy: connection lost (not executed)";
 
 }  // namespace
 
@@ -47,8 +46,8 @@ Dispatcher::Route Dispatcher::FindWatchRoute(Request* request) {
   return route;
 }
 
-// Of a burst that its procedure wants on the connection of the ones before it: that one, or, for the
-// first of them, one to the node that has to get it.
+// Of a burst that its procedure wants on the connection of the ones before it: that one, or, for
+// the first of them, one to the node that has to get it.
 Dispatcher::Route Dispatcher::FindKeptRoute(Request* request) {
   KeptConnection* const kept = request->transaction->kept.get();
   Route route;
@@ -56,8 +55,8 @@ Dispatcher::Route Dispatcher::FindKeptRoute(Request* request) {
   if (route.node == nullptr) return route;
   if (kept->was_taken()) {
     Backend* const backend = kept->Find(*worker_);
-    if (backend == nullptr || !backend->usable() || !backend->fenced()) {
-      EndHold(request, kKeptLost);
+    if (backend == nullptr || !backend->usable()) {
+      EndHold(request, kKeptLostError);
     } else if (backend->node() != route.node) {
       EndHold(request, kSlotMovedError);
     } else {

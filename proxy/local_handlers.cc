@@ -164,10 +164,10 @@ void AnswerSelect(const LocalCall& call) {
   int64_t index = 0;
   std::string error;
   if (!ParseDatabase(call.args[1], &index, &error)) return call.Error(error);
-  if (HasDatabases(call.session->server())) {
-    // Within a block: elsewhere it is a procedure (proxy/select.h).
-    if (index == call.session->DescribeClient().database) return call.Ok();
-    return call.Error("ERR proxy: SELECT of another database is not supported inside MULTI");
+  // Within a block: elsewhere it is a procedure (proxy/select.h).
+  const uint32_t selected = call.session->DescribeClient().database;
+  if (selected != 0 || HasDatabases(call.session->server())) {
+    return index == int64_t{selected} ? call.Ok() : call.Error(kBadDatabaseError);
   }
   if (index < 0 && !call.session->has_cluster_face()) return call.Error(kBadDatabaseError);
   if (index != 0) return call.Error("ERR SELECT is not allowed in cluster mode");

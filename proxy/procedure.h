@@ -90,13 +90,13 @@ struct Step {
   // Where the client has written.
   const cluster::SlotGroups written;
   const uint32_t database;  // that its client has selected
-  std::vector<Ask> asks;          // of the last step, answered; to be replaced by the next one's
+  std::vector<Ask> asks;    // of the last step, answered; to be replaced by the next one's
   // One of these, instead of asks, is the end:
   io::Rope reply = {};
   std::unique_ptr<Block> block = nullptr;  // its request waits at the owner of `slot`, as `frame`
   cluster::Slot slot = 0;
   io::Rope frame = {};
-  bool close = false;  // its client's connection ends without a reply
+  bool close = false;                    // its client's connection ends without a reply
   absl::optional<uint32_t> select = {};  // its client's database from now on
 
   void Answer(absl::string_view reply_bytes);

@@ -18,10 +18,14 @@ class Select final : public Procedure {
   void Next(Step* step) override {
     if (step->asks.empty()) {
       if (database_ == int64_t{step->database}) return Answer(step);
-      step->asks.push_back(AskDatabases());
+      step->asks.push_back(AskDatabases(step->worker));
       return;
     }
     Ask& ask = step->asks[0];
+    if (ask.gone) {
+      step->asks[0] = AskDatabases(step->worker);
+      return;
+    }
     if (ask.failed()) {
       step->reply = std::move(ask.reply);
       return;

@@ -153,8 +153,8 @@ class Burst {
 
 // What a request has of them.
 struct TransactionPart {
-  std::unique_ptr<Burst> burst;  // null: it is a WATCH
-  std::shared_ptr<Watch> watch;  // null: the burst is of a client that watches nothing
+  std::unique_ptr<Burst> burst;          // null: it is a WATCH
+  std::shared_ptr<Watch> watch;          // null: the burst is of a client that watches nothing
   std::shared_ptr<KeptConnection> kept;  // see Ask::kept
   // Its commands, EXEC the last, as monitors are to see them when it has run (proxy/monitors.h).
   std::vector<std::string> unshown;

@@ -13,6 +13,7 @@
 #include "proxy/local_handlers.h"
 #include "proxy/polling.h"
 #include "proxy/server_info.h"
+#include "proxy/step_time.h"
 #include "proxy/transaction.h"
 #include "proxy/wait_parts.h"
 #include "proxy/worker.h"
@@ -63,6 +64,7 @@ class WaitAof final : public Procedure {
   void Next(Step* step) override {
     switch (phase_) {
       case Phase::kBegin:
+        if (step->asks.empty()) time_.Begin(*worker_);
         return Plan(step);
       case Phase::kCoverage:
         if (step->asks[0].failed()) {
@@ -148,11 +150,11 @@ class WaitAof final : public Procedure {
 
   void OnMarked(Step* step) {
     if (poll_.ended()) return End(step);
-    bool moved = false;
+    bool again = false;
     for (size_t i = 0; i < step->asks.size(); ++i) {
       const Ask& ask = step->asks[i];
-      if (ask.failed() && ask.ErrorLine() == kSlotMovedError) {
-        moved = true;
+      if (ask.failed() && MayBeMarkedAgain(ask)) {
+        again = true;
         continue;
       }
       if (ask.failed()) return Fail(step, FailureLine(step->asks, false));
@@ -164,13 +166,18 @@ class WaitAof final : public Procedure {
       }
       // The slot had another owner when it was sent.
       const Backend* const backend = primaries_[i].connection->Find(*worker_);
-      moved |= backend != nullptr && backend->node()->id != primaries_[i].node_id;
+      again |= backend != nullptr && backend->node()->id != primaries_[i].node_id;
     }
-    if (!moved) return AskCounts(step);
-    if (++rounds_ > kWaitRoundsMax) return Fail(step, kWaitUnstable);
+    if (!again) return AskCounts(step);
+    if (time_.IsOver(*worker_)) return Fail(step, kWaitUnstable);
     GiveBack();
     phase_ = Phase::kBegin;
     poll_.Pause(step, 1, 0, absl::InfiniteFuture());
+  }
+
+  // Its connection was never open, or is to another node than has the slot now.
+  static bool MayBeMarkedAgain(const Ask& ask) {
+    return ask.ErrorLine() == kSlotMovedError || ask.ErrorLine() == kKeptLostError;
   }
 
   bool IsMissing(const Primary& primary) const {
@@ -263,7 +270,7 @@ class WaitAof final : public Procedure {
   const absl::Time until_;
   io::Rope count_;  // the client's WAITAOF, in a block
   Phase phase_ = Phase::kBegin;
-  int rounds_ = 0;
+  StepTime time_;
   bool counted_ = false;
   std::vector<Primary> primaries_;
   Poll poll_;

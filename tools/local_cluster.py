@@ -249,6 +249,7 @@ class Cluster:
 
     password = None
     nodes = ()
+    databases = 1
 
     def answering(self):
         """The nodes that may be asked."""

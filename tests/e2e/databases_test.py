@@ -2,8 +2,9 @@
 
 import subprocess
 
-from harness import (SERVER, Background, FreshClusterTestCase, RealClusterTestCase,
-                     key_slot, require_server, seconds, unittest, wait_until)
+from fake_node import array, bulk, error, simple
+from harness import (SERVER, Background, FakeClusterTestCase, FreshClusterTestCase,
+                     RealClusterTestCase, key_slot, require_server, seconds, unittest, wait_until)
 
 COUNT = 5
 WATCHING = "ERR proxy: SELECT between WATCH and EXEC is not supported"
@@ -119,11 +120,14 @@ class DatabasesTest(RealClusterTestCase):
         self.assertEqual(client.call("SELECT", "1"), b"OK")
         client.call("MULTI")
         client.call("SELECT", "1")
-        client.call("SELECT", "2")
-        reply = client.call("EXEC")
-        self.assertEqual(reply[0], b"OK")
-        self.assert_error(reply[1],
+        client.call("SET", "a", "1")
+        self.assertEqual(client.call("EXEC"), [b"OK", b"OK"])
+        client.call("MULTI")
+        self.assert_error(client.command("SELECT", "2"),
                           "ERR proxy: SELECT of another database is not supported inside MULTI")
+        client.call("SET", "a", "2")
+        self.assertTrue(str(client.command("EXEC")).startswith("EXECABORT "))
+        self.assertEqual(client.call("GET", "a"), b"1")
         client.call("SET", "a", "1")
         self.assertEqual(client.call("COPY", "a", "b", "DB", "1"), 1)
         self.assert_error(client.command("COPY", "a", "c", "DB", "0"),
@@ -143,6 +147,31 @@ class DatabasesTest(RealClusterTestCase):
         self.assertEqual(client.call("GET", "large"), value)
         client.call("SELECT", "0")
         self.assertIsNone(client.call("GET", "large"))
+
+
+class RefusingNodeTest(FakeClusterTestCase):
+    def test_a_node_that_refuses_a_database_is_well_for_all_others(self):
+        cluster = self.start_fakes()
+        refusing = cluster.owner("k")
+        for node in cluster.nodes:
+            node.info_text = "# Server\r\nredis_version:7.2.4\r\nvalkey_version:9.0.0\r\n"
+            node.on("CONFIG", array([bulk(b"cluster-databases"), bulk(b"16")]))
+            node.on("SELECT", simple("OK") if node is not refusing else
+                    error("ERR DB index is out of range"))
+        proxy = self.start_proxy(cluster.addresses, "--workers", "1")
+        client, other = self.client(proxy), self.client(proxy)
+        elsewhere = next(key for key in "abcdefgh" if cluster.owner(key) is not refusing)
+        self.assertEqual(client.call("SELECT", "5"), b"OK")
+        for _ in range(3):
+            for command in (("GET", "k"), ("SET", "k", "v"), ("MGET", "k", elsewhere)):
+                self.assertIn("SELECT 5: ERR DB index is out of range",
+                              str(client.command(*command)))
+            self.assertEqual(client.call("SET", elsewhere, "v"), b"OK")
+            self.assertEqual(other.call("SET", "k", "v"), b"OK")
+            other.call("SET", "k", b"v" * (2 << 20))  # on a connection of its own
+            other.call("SET", "k", "v")
+        self.assertEqual(client.call("SELECT", "0"), b"OK")
+        self.assertEqual(client.call("GET", "k"), b"v")
 
 
 class MovingDatabasesTest(FreshClusterTestCase):

@@ -272,7 +272,7 @@ class RefusedTest(FakeClusterTestCase):
     def test_the_readme_names_what_is_not_served(self):
         with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
             readme = file.read()
-        served, refused = readme.split("**Refused for good**")
+        served, refused = readme.split("**Refused by default**")
         refused = refused.split("**Known differences**")[0]
         for name, (_, serve, _) in read_command_table().items():
             if serve != "Refused" or name.startswith(("PFDEBUG", "PFSELFTEST", "REPLCONF",

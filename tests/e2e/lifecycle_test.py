@@ -85,6 +85,7 @@ class FlagsTest(FakeClusterTestCase):
                 ("--cluster-face-nodes", "x:1"), ("--block-commands", "nosuch"),
                 ("--block-commands", "keys,nosuch,get"), ("--allow-commands", "nosuch"),
                 ("--allow-commands", "get"), ("--allow-commands", "shutdown"),
+                ("--allow-commands", "save,"), ("--block-commands", ""),
                 ("--config", "/nonexistent/file"), ("--log-file", "/nonexistent/dir/file")):
             with self.subTest(flag=flag, value=value):
                 self.assert_refused(flag, value, "--startup-nodes", "127.0.0.1:1", "--addr",

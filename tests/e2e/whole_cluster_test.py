@@ -3,8 +3,9 @@
 import hashlib
 import sys
 
-from harness import (EmptyClusterTestCase, FreshClusterTestCase, SERVER, key_slot, keys_in_slots,
-                     pack, time, unittest, wait_until)
+from fake_node import integer
+from harness import (EmptyClusterTestCase, FakeClusterTestCase, FreshClusterTestCase, SERVER,
+                     key_slot, keys_in_slots, pack, time, unittest, wait_until)
 
 NOT_REACHABLE = "CLUSTERDOWN proxy: node %s:%d: not reachable (outcome unknown)"
 
@@ -25,6 +26,25 @@ class WholeClusterTest(EmptyClusterTestCase):
         self.assertEqual(set(told), keys)
         self.assertEqual(set(self.connection.command("KEYS", "k1?")),
                          {key for key in keys if len(key) == 3 and key.startswith(b"k1")})
+
+    def test_info_of_the_nodes_is_their_sum(self):
+        self.fill(keys_in_slots(100))
+        self.connection.call("EXPIRE", "k0", "1000")
+        text = self.connection.call("INFO", "keyspace").decode()
+        self.assertRegex(text, r"(?s)^# Keyspace\r\ndb0:keys=100,expires=1,avg_ttl=\d+")
+        for node in self.cluster.primaries():
+            node.command("CONFIG", "RESETSTAT")
+        for key in keys_in_slots(60):
+            self.connection.call("GET", key)
+        self.connection.command("INCR", "k1")  # which is no number
+        text = self.connection.call("INFO", "everything").decode()
+        self.assertIn("\r\ncmdstat_get:calls=60,", text)
+        self.assertIn("\r\nerrorstat_ERR:count=1", text)
+        self.assertIn("\r\nredis_mode:standalone\r\n", text)
+        self.connection.call("HELLO", "3")
+        self.assertIn(b"db0:keys=100,", self.connection.call("INFO", "KEYSPACE"))
+        # What clients send when they connect asks no node.
+        self.assertNotIn("db0:", self.connection.call("INFO").decode())
 
     def test_keys_in_resp3(self):
         keys = self.fill(keys_in_slots(50))
@@ -240,6 +260,18 @@ class FailingClusterTest(FreshClusterTestCase):
         self.assertEqual(sum(node.command("DBSIZE") for node in cluster.primaries()), 0)
 
 
+class PrimaryWithoutSlotsTest(FakeClusterTestCase):
+    def test_it_counts_only_while_it_imports_its_first(self):
+        cluster = self.start_fakes()
+        spare = cluster.add_node()  # as one that was replaced and has not heard of it
+        for node in cluster.nodes:
+            node.on("DBSIZE", integer(100))
+        client = self.client(self.start_proxy(cluster.addresses, "--workers", "1"))
+        self.assertEqual(client.call("DBSIZE"), 300)
+        spare.importing[7] = cluster.nodes[0]
+        self.assertEqual(client.call("DBSIZE"), 400)
+
+
 class CommandSwitchesTest(FreshClusterTestCase):
     """--block-commands and --allow-commands."""
 
@@ -268,6 +300,18 @@ class CommandSwitchesTest(FreshClusterTestCase):
         self.assertEqual(client.call("INCRBY", "{b}k", "1"), 2)
         self.assertEqual(client.call("FLUSHDB"), b"OK")
         self.assertEqual(client.call("CONFIG", "SET", "notify-keyspace-events", ""), b"OK")
+
+    def test_what_is_blocked_of_one_key_or_several_is_so_at_once(self):
+        cluster = self.start_cluster(replicas=0)
+        for name in ("del", "unlink", "mget"):
+            proxy = self.start_proxy(cluster.addresses, "--block-commands", name)
+            client = self.client(proxy)
+            client.call("SET", "k", "v")
+            for keys in (("k",), ("k", "l")):
+                replies = client.pipeline([("GET", "k"), (name, *keys)] * 20)
+                self.assertEqual(replies[0::2], [b"v"] * 20)
+                self.assertEqual({str(reply) for reply in replies[1::2]},
+                                 {"ERR proxy: command '%s' is blocked" % name})
 
     def test_allowed_administration_reaches_all_nodes(self):
         cluster = self.start_cluster(replicas=1)

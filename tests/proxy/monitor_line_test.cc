@@ -61,11 +61,12 @@ TEST(MonitorLineTest, AdministrationIsNotShown) {
 
 TEST(MonitorLineTest, TheLineIsTheServers) {
   std::string text;
-  AppendMonitorLine(absl::FromUnixMicros(1795861428048087), 0, "127.0.0.1:55824", "\"PING\"", &text);
+  AppendMonitorLine(absl::FromUnixMicros(1795861428048087), 0, "127.0.0.1:55824", "\"PING\"",
+                    &text);
   AppendMonitorLine(absl::FromUnixMicros(1795861428000007), 3, "/run/p.sock", "\"PING\"", &text);
   EXPECT_EQ(text,
             "+1795861428.048087 [0 127.0.0.1:55824] \"PING\"\r\n"
-            "+1795861428.000007 [0 unix:/run/p.sock] \"PING\"\r\n");
+            "+1795861428.000007 [3 unix:/run/p.sock] \"PING\"\r\n");
 }
 
 TEST(MonitorMailTest, AFullMailboxSaysThatLinesWereLost) {

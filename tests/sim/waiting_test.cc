@@ -351,7 +351,11 @@ TEST_F(WaitTest, TheShardWithTheFewestIsWhatCounts) {
   cluster().node(ReplicaOf("c"))->Kill();
   world().RunFor(kSecond);
   Ask(client, "SET a v");
+  EXPECT_EQ(Ask(client, "WAIT 1 300"), ":1\r\n");  // nothing was written where none is left
+  Ask(client, "SET c v");
   EXPECT_EQ(Ask(client, "WAIT 1 300"), ":0\r\n");
+  SimClient* reader = world().Connect();
+  EXPECT_EQ(Ask(reader, "WAIT 1 300"), ":0\r\n");
 }
 
 TEST_F(WaitTest, EndsWhenAPrimaryIsReplaced) {
