@@ -11,9 +11,11 @@
 
 namespace {
 
+constexpr int64_t kRequestBytes = 36;  // of a GET
+
 void Push(proxy::PendingRing* ring, uint64_t* end) {
   const uint64_t begin = *end;
-  *end += 36;
+  *end += static_cast<uint64_t>(kRequestBytes);
   ring->Push({nullptr, *end, absl::UnixEpoch()}, begin);
 }
 
@@ -33,7 +35,7 @@ void BM_PendingRing_Batch(benchmark::State& state) {
   batch();
   microbench::Rates rates(&state);
   for (auto _ : state) batch();
-  rates.Report(state.range(0));
+  rates.Report(state.range(0), state.range(0) * kRequestBytes);
 }
 BENCHMARK(BM_PendingRing_Batch)->ArgName("requests")->Arg(1)->Arg(16)->Arg(256)->Arg(4096);
 
@@ -49,7 +51,7 @@ void BM_PendingRing_Steady(benchmark::State& state) {
     ring.Pop();
     Push(&ring, &end);
   }
-  rates.Report(1);
+  rates.Report(1, kRequestBytes);
 }
 BENCHMARK(BM_PendingRing_Steady)->ArgName("requests")->Arg(1)->Arg(255)->Arg(65535);
 

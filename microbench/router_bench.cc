@@ -34,6 +34,13 @@ std::vector<std::string> Sequence(const std::vector<std::string>& names) {
   return sequence;
 }
 
+// On average, rounded.
+int64_t MeanBytes(const std::vector<std::string>& texts) {
+  size_t bytes = 0;
+  for (const std::string& text : texts) bytes += text.size();
+  return static_cast<int64_t>((bytes + texts.size() / 2) / texts.size());
+}
+
 void RunLookups(benchmark::State& state, const std::vector<std::string>& names) {
   const std::vector<std::string> sequence = Sequence(names);
   const Args views(sequence.begin(), sequence.end());
@@ -43,7 +50,7 @@ void RunLookups(benchmark::State& state, const std::vector<std::string>& names) 
     benchmark::DoNotOptimize(cluster::FindCommand(views[i]));
     i = (i + 1) % kSequence;
   }
-  rates.Report(1);
+  rates.Report(1, MeanBytes(sequence));
 }
 
 void BM_FindCommand_Get(benchmark::State& state) { RunLookups(state, {"GET"}); }
@@ -97,7 +104,7 @@ void BM_RouteGet(benchmark::State& state) {
     benchmark::DoNotOptimize((*topology)->ShardFor(cluster::SlotOf(keys[i]))->primary);
     i = (i + 1) % kSequence;
   }
-  rates.Report(1);
+  rates.Report(1, 3 + MeanBytes(keys));
 }
 BENCHMARK(BM_RouteGet);
 
