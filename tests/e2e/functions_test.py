@@ -19,7 +19,8 @@ class FunctionsOfNewNodesTest(FreshClusterTestCase):
                   for asked in (node, client)]
         self.assertEqual(listed, [{b"one", b"two"}] * 2)
         self.assertIn("has joined without the function libraries one, two", proxy.log())
-        self.assertEqual(proxy.metrics()["functions_given_total"], 1)
+        # The node has them before it says so.
+        wait_until(lambda: proxy.metrics()["functions_given_total"] == 1, "its reply", seconds(20))
         self.assertEqual(client.command("FUNCTION", "DELETE", "one"), b"OK")
         self.assertEqual(len(node.command("FUNCTION", "LIST")), 1)
 

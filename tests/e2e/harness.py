@@ -189,6 +189,35 @@ class FreshClusterTestCase(ProxyTestCase):
         return cluster
 
 
+class StallWatch:
+    """Tells how long the machine, or this process, did not get on: a thread that sleeps all the
+    time notes when it wakes late."""
+
+    TICK = 0.01
+
+    def __init__(self):
+        self.stalls = []  # (begin, end)
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        before = time.monotonic()
+        while not self.stopping.wait(self.TICK):
+            now = time.monotonic()
+            if now - before > 5 * self.TICK:
+                self.stalls.append((before, now))
+            before = now
+
+    def stop(self):
+        self.stopping.set()
+        self.thread.join()
+
+    def lost(self, begin, end):
+        """Seconds within this time."""
+        return sum(max(0.0, min(end, late) - max(begin, early)) for early, late in self.stalls)
+
+
 class Background(threading.Thread):
     """Runs work(stop_event) beside the test; join_or_raise() gives its result or its error."""
 
@@ -222,6 +251,6 @@ class Background(threading.Thread):
 
 __all__ = ["BINARY", "Background", "ClusterError", "EmptyClusterTestCase", "FULL", "FakeCluster",
            "FakeClusterTestCase", "FreshClusterTestCase", "HERE", "LocalCluster", "LocalProxy", "NODE_DIR", "ProxyError", "ProxyTestCase", "ROOT",
-           "RealClusterTestCase", "ReplyError", "RespClient", "SANITIZED", "SERVER", "TIME_FACTOR",
+           "RealClusterTestCase", "ReplyError", "RespClient", "SANITIZED", "SERVER", "StallWatch", "TIME_FACTOR",
            "key_slot", "keys_in_slots", "pack", "require_server", "seconds", "time", "unittest",
            "wait_until"]

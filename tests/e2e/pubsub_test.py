@@ -30,6 +30,18 @@ def read_bytes(sock, size, timeout):
     return data
 
 
+def read_until(sock, end, timeout):
+    """All bytes up to these."""
+    data = b""
+    sock.settimeout(timeout)
+    while not data.endswith(end):
+        more = sock.recv(65536)
+        if not more:
+            raise AssertionError("closed after %r" % data[-300:])
+        data += more
+    return data
+
+
 class PubSubTestCase(RealClusterTestCase):
     cluster_options = {"replicas": 1}
 
@@ -72,15 +84,17 @@ class ProtocolTest(PubSubTestCase):
     def answers(self, address, protocol, commands):
         host, _, port = address.rpartition(":")
         with socket.create_connection((host, int(port)), seconds(10)) as sock:
-            if protocol == 3:
-                sock.sendall(pack("HELLO", 3))
-                read_bytes(sock, 1 << 20, seconds(0.3))
             replies = []
-            for command in commands:
-                # An end to each: what comes before it is the answer.
+            for number, command in enumerate(["HELLO %d" % protocol] + commands):
                 sock.sendall(pack(*command.split()))
-                replies.append((command, read_bytes(sock, 1 << 20, seconds(0.15))))
-            return replies
+                if command == "QUIT":
+                    replies.append((command, read_bytes(sock, 1 << 20, seconds(20))))
+                    break
+                # An end to each: what comes before it is the answer.
+                mark = b"mark%d" % number
+                sock.sendall(pack("PING", mark))
+                replies.append((command, read_until(sock, mark + b"\r\n", seconds(20))))
+            return replies[1:]
 
     def test_replies_are_those_of_a_plain_server(self):
         proxy = self.start()

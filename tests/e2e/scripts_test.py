@@ -69,6 +69,7 @@ class ScriptsTest(RealClusterTestCase):
         self.addCleanup(self.connection.call, "FUNCTION", "DELETE", "ro")
         sha = client.call("SCRIPT", "LOAD", script)
         client.call("SET", "{ro}k", "v")
+        self.assertEqual(client.call("WAIT", "1", "0"), 1)
         owner = self.cluster.owner(key_slot("{ro}k"))
         replica = self.cluster.replicas_of(owner)[0]
         wait_until(lambda: "ro_get" in str(replica.command("FUNCTION", "LIST")),

@@ -17,14 +17,14 @@ class LocalClusterTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         require_server()
-        cls.cluster = LocalCluster(server=SERVER, node_timeout_ms=1000).start()
+        cls.cluster = LocalCluster(server=SERVER).start()
 
     @classmethod
     def tearDownClass(cls):
         cls.cluster.stop()
 
     def test_1_every_slot_is_served_and_replicas_are_in_sync(self):
-        self.assertIsNone(self.cluster.why_not_ready())
+        self.cluster.wait_until_ready()
         self.assertEqual(len(set(self.cluster.slot_map())), 3)
         self.assertNotIn(None, self.cluster.slot_map())
         for primary in self.cluster.primaries():

@@ -165,17 +165,16 @@ class TrackingTest(RealClusterTestCase):
         dice = random.Random(7)
         readers = [self.client(proxy) for _ in range(4)]
         caches = [{} for _ in readers]
+        writes = [0]
         for number, reader in enumerate(readers):
             reader.call("HELLO", "3")
             reader.call("CLIENT", "TRACKING", "ON", *(["BCAST"] if number == 3 else []))
 
         def write(stop):
             with proxy.connect(seconds(20)) as writer:
-                count = 0
                 while not stop.is_set():
-                    writer.call("SET", dice.choice(keys), count)
-                    count += 1
-                return count
+                    writer.call("SET", dice.choice(keys), writes[0])
+                    writes[0] += 1
 
         def take(number, value):
             if not isinstance(value, Push):
@@ -206,7 +205,9 @@ class TrackingTest(RealClusterTestCase):
                 source = self.cluster.owner(slot)
                 target = dice.choice([node for node in nodes if node.id != source.id])
                 self.cluster.move_slot(slot, target)
-        self.assertGreater(writing.stop(), 100)
+        wait_until(lambda: writes[0] > 100 or not writing.is_alive(), "a hundred writes",
+                   seconds(60))
+        writing.stop()
         checker = self.client(proxy)
 
         # All that was to be told has been told at some time.

@@ -156,9 +156,10 @@ async function main() {
   for (const server of [one, two]) {
     for (const [room, who] of [['red', 3], ['blue', 2], ['green', 1]]) {
       await until(async () => {
-        await server.do('emit', { room, text: 'probe' });
+        const text = `probe ${++tick}`;  // a late one is not this one
+        await server.do('emit', { room, text });
         await sleep(20);
-        return users.filter((user) => user.said.includes('probe')).length === who;
+        return users.filter((user) => user.said.includes(text)).length === who;
       }, `room ${room}`);
       await sleep(20);
       for (const user of users) user.said.length = 0;
