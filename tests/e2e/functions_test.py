@@ -2,7 +2,7 @@
 
 import sys
 
-from harness import FreshClusterTestCase, unittest, wait_until
+from harness import FreshClusterTestCase, seconds, unittest, wait_until
 
 
 class FunctionsOfNewNodesTest(FreshClusterTestCase):
