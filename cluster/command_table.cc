@@ -3,6 +3,8 @@
 #include <array>
 
 #include "absl/base/optimization.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
 #include "cluster/load_bytes.h"
 
 namespace cluster {
@@ -174,6 +176,11 @@ const CommandSpec* FindRow(absl::string_view name, uint32_t container) {
 }  // namespace
 
 absl::Span<const CommandSpec> AllCommands() { return kCommands; }
+
+std::string FullName(const CommandSpec& command) {
+  if (command.container.empty()) return absl::AsciiStrToLower(command.name);
+  return absl::AsciiStrToLower(absl::StrCat(command.container, "|", command.name));
+}
 
 const CommandSpec* FindCommand(absl::string_view name) {
   const size_t size = name.size();

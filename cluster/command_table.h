@@ -8,6 +8,7 @@
 // tool.
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/strings/string_view.h"
@@ -121,6 +122,8 @@ struct CommandSpec {
 
 // All rows, sorted by (container, name).
 absl::Span<const CommandSpec> AllCommands();
+// "get", "config|set".
+std::string FullName(const CommandSpec& command);
 // By name, any case. Null: unknown. No allocation.
 const CommandSpec* FindCommand(absl::string_view name);
 // A container's subcommand, any case. Null: unknown.

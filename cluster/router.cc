@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "resp/views.h"
 
@@ -25,11 +24,6 @@ std::string WithoutLineEnds(std::string text) {
     if (c == '\r' || c == '\n') c = ' ';
   }
   return text;
-}
-
-std::string FullName(const CommandSpec& command) {
-  if (command.container.empty()) return absl::AsciiStrToLower(command.name);
-  return absl::AsciiStrToLower(absl::StrCat(command.container, "|", command.name));
 }
 
 }  // namespace

@@ -122,9 +122,7 @@ void AnswerAclCat(const LocalCall& call) {
   for (const cluster::CommandSpec& command : cluster::AllCommands()) {
     const CommandDocs* docs = FindCommandDocs(command);
     if (docs == nullptr || !IsInCategory(*docs, category)) continue;
-    names.push_back(absl::AsciiStrToLower(
-        command.container.empty() ? std::string(command.name)
-                                  : absl::StrCat(command.container, "|", command.name)));
+    names.push_back(cluster::FullName(command));
   }
   out.Array(static_cast<int64_t>(names.size()));
   for (const std::string& name : names) out.Bulk(name);

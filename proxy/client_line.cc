@@ -1,6 +1,5 @@
 #include "proxy/client_line.h"
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "proxy/local_handlers.h"
@@ -35,9 +34,7 @@ std::string FlagsOf(const ClientFacts& facts) {
 }
 
 std::string NameOf(const cluster::CommandSpec* command) {
-  if (command == nullptr) return "NULL";
-  return absl::AsciiStrToLower(
-      absl::StrCat(command->container, command->container.empty() ? "" : "|", command->name));
+  return command == nullptr ? "NULL" : cluster::FullName(*command);
 }
 
 }  // namespace

@@ -7,9 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "cluster/router.h"
 #include "proxy/command_docs.h"
@@ -22,15 +20,11 @@ namespace proxy {
 namespace {
 
 using cluster::CommandSpec;
+using cluster::FullName;
 using Args = absl::Span<const absl::string_view>;
 using Words = std::vector<absl::string_view>;
 
 Words SplitWords(absl::string_view text) { return absl::StrSplit(text, ' ', absl::SkipEmpty()); }
-
-std::string FullName(const CommandSpec& command) {
-  if (command.container.empty()) return absl::AsciiStrToLower(command.name);
-  return absl::AsciiStrToLower(absl::StrCat(command.container, "|", command.name));
-}
 
 // A command or subcommand with what clients are told of it.
 struct Told {

@@ -6,7 +6,6 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 
 namespace proxy {
@@ -26,16 +25,11 @@ std::string FullNameOf(absl::string_view name) {
   return lower;
 }
 
-std::string FullNameOf(const cluster::CommandSpec& command) {
-  return absl::AsciiStrToLower(
-      absl::StrCat(command.container, command.container.empty() ? "" : "|", command.name));
-}
-
 // All of the table's that the name stands for; none: it is no command's.
 std::vector<const cluster::CommandSpec*> FindAll(absl::string_view full_name) {
   std::vector<const cluster::CommandSpec*> found;
   for (const cluster::CommandSpec& command : cluster::AllCommands()) {
-    const std::string own = FullNameOf(command);
+    const std::string own = cluster::FullName(command);
     const bool within =
         !command.container.empty() && absl::AsciiStrToLower(command.container) == full_name;
     if (own == full_name || within) found.push_back(&command);
@@ -50,7 +44,7 @@ const Commands& AllowableCommands() {
     auto* commands = new Commands;
     for (const cluster::CommandSpec& command : cluster::AllCommands()) {
       const auto end = std::end(kAllowable);
-      if (std::find(std::begin(kAllowable), end, FullNameOf(command)) == end) continue;
+      if (std::find(std::begin(kAllowable), end, cluster::FullName(command)) == end) continue;
       cluster::CommandSpec allowed(command);
       allowed.flags |= cluster::kFlagSlow;  // some take their time
       allowed.request_policy = cluster::RequestPolicy::kAllNodes;
@@ -116,7 +110,7 @@ void CommandSwitches::ClearAllowed() {
 bool CommandSwitches::IsBlocked(const cluster::CommandSpec& command) const {
   if (blocked_.contains(&command)) return true;
   if (blocked_unknown_.empty()) return false;
-  return blocked_unknown_.contains(FullNameOf(command)) ||
+  return blocked_unknown_.contains(cluster::FullName(command)) ||
          blocked_unknown_.contains(absl::AsciiStrToLower(command.container));
 }
 

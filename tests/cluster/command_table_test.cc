@@ -16,7 +16,7 @@
 namespace cluster {
 namespace {
 
-std::string FullName(const CommandSpec& command) {
+std::string UpperName(const CommandSpec& command) {
   return command.container.empty() ? std::string(command.name)
                                    : absl::StrCat(command.container, "|", command.name);
 }
@@ -42,7 +42,7 @@ TEST(CommandTableTest, EveryRowIsFoundByItsNameInAnyCase) {
   ASSERT_GT(AllCommands().size(), 370u);
   for (const CommandSpec& command : AllCommands()) {
     for (unsigned mask = 0; mask < 256; ++mask) {
-      const std::string name = MixCase(FullName(command), mask);
+      const std::string name = MixCase(UpperName(command), mask);
       ASSERT_EQ(FindByFullName(name), &command) << name;
     }
   }
@@ -53,10 +53,10 @@ TEST(CommandTableTest, NamesThatDifferInOneByteAreOtherNames) {
   // byte, nor a byte more or less.
   const auto check = [](const std::string& name, const CommandSpec& command) {
     const CommandSpec* found = FindByFullName(name);
-    ASSERT_TRUE(found != &command || absl::AsciiStrToUpper(name) == FullName(command)) << name;
+    ASSERT_TRUE(found != &command || absl::AsciiStrToUpper(name) == UpperName(command)) << name;
   };
   for (const CommandSpec& command : AllCommands()) {
-    const std::string name = FullName(command);
+    const std::string name = UpperName(command);
     for (size_t i = 0; i < name.size(); ++i) {
       for (int bit = 0; bit < 8; ++bit) {
         std::string other = name;
@@ -129,7 +129,7 @@ TEST(CommandTableTest, RowsSayWhatTheServersSay) {
 
 TEST(CommandTableTest, OnlySplitCommandsHaveASplitAndAMerge) {
   for (const CommandSpec& command : AllCommands()) {
-    SCOPED_TRACE(FullName(command));
+    SCOPED_TRACE(UpperName(command));
     EXPECT_EQ(command.serve == Serve::kSplit, command.split != Split::kNever);
     EXPECT_EQ(command.serve == Serve::kSplit, command.merge != Merge::kForward);
   }
@@ -210,7 +210,7 @@ TEST(CommandTableTest, NothingThatChangesAConnectionWaitsOrGovernsIsShared) {
   std::set<std::string> used;
   for (const CommandSpec& command : AllCommands()) {
     if (!GoesOnASharedConnection(command)) continue;
-    const std::string name = FullName(command);
+    const std::string name = UpperName(command);
     uint32_t flags = command.flags & kUnsharedFlags;
     const auto exception = Exceptions().find(name);
     if (exception != Exceptions().end()) {
@@ -228,12 +228,12 @@ TEST(CommandTableTest, WithoutKeysOnlyWhatIsTheSameOnEveryNodeIsShared) {
   std::set<std::string> keyless;
   for (const CommandSpec& command : AllCommands()) {
     if (command.serve == Serve::kOneSlot || command.serve == Serve::kSplit) {
-      EXPECT_FALSE(command.key_specs.empty()) << FullName(command);
+      EXPECT_FALSE(command.key_specs.empty()) << UpperName(command);
     }
     if (command.serve != Serve::kKeyless) continue;
-    EXPECT_TRUE(command.key_specs.empty()) << FullName(command);
-    EXPECT_FALSE(command.is_write()) << FullName(command);
-    if (command.name != "HELP") keyless.insert(FullName(command));
+    EXPECT_TRUE(command.key_specs.empty()) << UpperName(command);
+    EXPECT_FALSE(command.is_write()) << UpperName(command);
+    if (command.name != "HELP") keyless.insert(UpperName(command));
   }
   EXPECT_THAT(keyless, ::testing::UnorderedElementsAre("LOLWUT"));
 }
@@ -343,14 +343,14 @@ TEST(CommandTableTest, AWriteIsServedInItsSlotOrNotForwardedYet) {
   for (const CommandSpec& command : AllCommands()) {
     if (!command.is_write() || command.key_specs.empty()) continue;
     EXPECT_TRUE(command.serve != Serve::kLocal && command.serve != Serve::kKeyless)
-        << FullName(command);
+        << UpperName(command);
   }
 }
 
 TEST(CommandTableTest, ScriptsAreThoseWhoseErrorsProveNothing) {
   std::set<std::string> scripts;
   for (const CommandSpec& command : AllCommands()) {
-    if (command.is_script()) scripts.insert(FullName(command));
+    if (command.is_script()) scripts.insert(UpperName(command));
   }
   EXPECT_THAT(scripts, ::testing::UnorderedElementsAre("EVAL", "EVAL_RO", "EVALSHA", "EVALSHA_RO",
                                                        "FCALL", "FCALL_RO"));

@@ -15,7 +15,7 @@ namespace {
 using cluster::CommandSpec;
 using cluster::Serve;
 
-std::string FullName(const CommandSpec& command) {
+std::string UpperName(const CommandSpec& command) {
   return command.container.empty() ? std::string(command.name)
                                    : absl::StrCat(command.container, "|", command.name);
 }
@@ -25,7 +25,7 @@ bool IsServed(const CommandSpec& command) { return command.serve != cluster::Ser
 TEST(LocalHandlersTest, EveryLocalCommandAndNoOtherHasAHandler) {
   for (const CommandSpec& command : cluster::AllCommands()) {
     EXPECT_EQ(FindLocalHandler(command) != nullptr, command.serve == Serve::kLocal)
-        << FullName(command);
+        << UpperName(command);
   }
 }
 
@@ -43,7 +43,7 @@ TEST(CommandDocsTest, ServedCommandsHaveDocsThatFitTheTable) {
     if (IsServed(command) && !command.container.empty()) containers.insert(command.container);
   }
   for (const CommandSpec& command : cluster::AllCommands()) {
-    SCOPED_TRACE(FullName(command));
+    SCOPED_TRACE(UpperName(command));
     const CommandDocs* docs = FindCommandDocs(command);
     const bool told =
         IsServed(command) || (command.container.empty() && containers.count(command.name) != 0);
