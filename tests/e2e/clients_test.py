@@ -68,7 +68,7 @@ class PythonRedisTest(RealClusterTestCase):
         self.assertEqual(r.strlen(k), 6)
         self.assertEqual(r.getrange(k, 0, 2), b"thr")
         self.assertTrue(r.expire(k, 100))
-        self.assertIn(r.ttl(k), range(80, 101))
+        self.assertIn(r.ttl(k), (99, 100))
         self.assertTrue(r.set(k, "10"))
         self.assertEqual([r.incr(k), r.incrby(k, 5), r.decr(k)], [11, 16, 15])
         self.assertEqual(r.incrbyfloat(k, "0.5"), 15.5)
