@@ -24,6 +24,7 @@ Slot SlotOf(absl::string_view key);
 class SlotGroups {
  public:
   void Add(Slot slot) { groups_ |= uint64_t{1} << (slot / kGroupSlots); }
+  void Add(const SlotGroups& other) { groups_ |= other.groups_; }
   void AddAll() { groups_ = ~uint64_t{0}; }
   bool empty() const { return groups_ == 0; }
   bool MayHave(Slot slot) const { return (groups_ >> (slot / kGroupSlots) & 1) != 0; }

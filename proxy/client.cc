@@ -11,11 +11,8 @@
 #include "proxy/args.h"
 #include "proxy/blocking_read.h"
 #include "proxy/client_queries.h"
-#include "proxy/info_of_nodes.h"
 #include "proxy/local_commands.h"
 #include "proxy/monitors.h"
-#include "proxy/select.h"
-#include "proxy/server_info.h"
 #include "proxy/split_request.h"
 #include "proxy/subscriber.h"
 #include "proxy/tracker.h"
@@ -66,8 +63,6 @@ absl::string_view ArgAt(absl::string_view frame, const resp::ArgPosition& positi
   return absl::string_view(frame.data() + position.offset, position.length);
 }
 
-constexpr absl::string_view kSelectWatching =
-    "ERR proxy: SELECT between WATCH and EXEC is not supported";
 constexpr absl::string_view kNoAuth = "NOAUTH Authentication required.";
 constexpr absl::string_view kOutOfMemory = "OOM proxy memory limit (not executed)";
 
@@ -210,10 +205,12 @@ bool Client::QuickWayOpen() const {
          worker_->config().read_prefer == cluster::ReadPrefer::kPrimary;
 }
 
-void Client::NoteGivenQuickly(uint32_t count, bool wrote) {
+void Client::NoteGivenQuickly(uint32_t count, const cluster::SlotGroups& written) {
   if (in_flight == 0) plain_epoch = worker_->route_epoch();
   in_flight += count;
-  if (wrote) NoteWrite(worker_->now());
+  if (written.empty()) return;
+  NoteWrite(worker_->now());
+  written_.Add(written);
 }
 
 // How many requests may be taken in a row without asking again what is asked of each one in MayTake
@@ -244,7 +241,7 @@ bool Client::TakeQuickly(const resp::RequestLimits& limits) {
   const cluster::CommandSpec* command = nullptr;  // of the last one
   uint64_t taken = 0;
   size_t bytes = 0;
-  bool wrote = false;
+  cluster::SlotGroups written;
   bool other = false;
   while (taken < most && bytes < bytes_left_ && HasInput()) {
     io::Slice& chunk = input_[input_head_];
@@ -272,10 +269,7 @@ bool Client::TakeQuickly(const resp::RequestLimits& limits) {
     request->protocol = protocol_;
     request->slot = slot;
     request->read = found->is_read_only();
-    if (!request->read) {
-      wrote = true;
-      written_.Add(slot);
-    }
+    if (!request->read) written.Add(slot);
     backend->GiveQuickly(request, frame, now);
     if (!backend->dirty) worker_->MarkDirty(backend);
     (last == nullptr ? head_ : last->next) = request;
@@ -296,7 +290,7 @@ bool Client::TakeQuickly(const resp::RequestLimits& limits) {
     input_bytes_ -= bytes;
     request_bytes_ += bytes;
     unanswered_ += static_cast<uint32_t>(taken);
-    NoteGivenQuickly(static_cast<uint32_t>(taken), wrote);
+    NoteGivenQuickly(static_cast<uint32_t>(taken), written);
     worker_->NoteQuickRequests(taken, bytes);
   }
   return !other;
@@ -498,44 +492,6 @@ void Client::TakeArray(const resp::Pieces& pieces, const io::Rope& frame,
     default:
       return TakeOneSlot(*command, second, pieces, frame);
   }
-}
-
-// Those that may have to ask nodes, or to wait for what was sent before them. False: it is answered
-// at once, as any other local command.
-bool Client::TakeLocalInSteps(const cluster::CommandSpec& command, const ArgList& args,
-                              const io::Rope& frame) {
-  if (!command.container.empty()) return false;
-  if (command.name == "SELECT") return TakeSelect(command, args, frame);
-  if (command.name == "RESET" && database_ != 0 && head_ != nullptr) {
-    // It selects database 0.
-    HoldBack(frame, HeldBack::kUntilAnswered);
-    return true;
-  }
-  if (command.name == "INFO" && AsksNodesForInfo(args.views())) {
-    std::string reply;
-    ServeLocal(this, command, args.views(), &reply);
-    absl::string_view own;
-    if (!resp::ParseText(reply, &own)) return false;
-    StartProcedure(NewRequest(command, frame.size()), MakeInfoOfNodes(std::string(own)));
-    return true;
-  }
-  return false;
-}
-
-bool Client::TakeSelect(const cluster::CommandSpec& command, const ArgList& args,
-                        const io::Rope& frame) {
-  // Nodes of several versions may be there: what was selected counts.
-  if (database_ == 0 && !HasDatabases(worker_->server())) return false;
-  std::string error;
-  std::unique_ptr<Procedure> procedure = MakeSelect(args, &error);
-  if (procedure == nullptr) {
-    AnswerNewError(error);
-  } else if (transaction_ != nullptr && transaction_->watch != nullptr) {
-    AnswerNewError(kSelectWatching);
-  } else {
-    StartProcedure(NewRequest(command, frame.size()), std::move(procedure));
-  }
-  return true;
 }
 
 // `second` is the argument behind the command's name.

@@ -184,8 +184,9 @@ class Client {
   // The quick way is open for its requests: what goes to the primary of its slot finds the slot
   // gate (proxy/dispatcher.h) open, and only there it goes.
   bool QuickWayOpen() const;
-  // So many requests of one key, or fragments, were given to nodes the quick way.
-  void NoteGivenQuickly(uint32_t count, bool wrote);
+  // So many requests of one key, or fragments, were given to nodes the quick way; `written` has the
+  // slots of those that write.
+  void NoteGivenQuickly(uint32_t count, const cluster::SlotGroups& written);
 
   // --- the slot gate's short cut (proxy/dispatcher.h)
   uint64_t plain_epoch = 0;  // all its requests in flight went to shared primaries in this epoch

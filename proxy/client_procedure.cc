@@ -8,10 +8,20 @@
 #include "proxy/client.h"
 #include "proxy/cluster_face.h"
 #include "proxy/every_node.h"
+#include "proxy/info_of_nodes.h"
+#include "proxy/local_commands.h"
 #include "proxy/procedure.h"
+#include "proxy/select.h"
+#include "proxy/server_info.h"
 #include "proxy/worker.h"
 
 namespace proxy {
+namespace {
+
+constexpr absl::string_view kSelectWatching =
+    "ERR proxy: SELECT between WATCH and EXEC is not supported";
+
+}  // namespace
 
 void Client::TakeWholeCluster(const cluster::CommandSpec& command, const resp::Pieces& pieces,
                               const io::Rope& frame) {
@@ -29,6 +39,44 @@ bool Client::TakeAllowed(const cluster::CommandSpec& command, const io::Rope& fr
   const cluster::CommandSpec* const allowed = worker_->config().commands.FindAllowed(command);
   if (allowed == nullptr) return false;
   StartProcedure(NewRequest(command, frame.size()), MakeEveryNode(*allowed, frame));
+  return true;
+}
+
+// Those that may have to ask nodes, or to wait for what was sent before them. False: it is answered
+// at once, as any other local command.
+bool Client::TakeLocalInSteps(const cluster::CommandSpec& command, const ArgList& args,
+                              const io::Rope& frame) {
+  if (!command.container.empty()) return false;
+  if (command.name == "SELECT") return TakeSelect(command, args, frame);
+  if (command.name == "RESET" && database_ != 0 && head_ != nullptr) {
+    // It selects database 0.
+    HoldBack(frame, HeldBack::kUntilAnswered);
+    return true;
+  }
+  if (command.name == "INFO" && AsksNodesForInfo(args.views())) {
+    std::string reply;
+    ServeLocal(this, command, args.views(), &reply);
+    absl::string_view own;
+    if (!resp::ParseText(reply, &own)) return false;
+    StartProcedure(NewRequest(command, frame.size()), MakeInfoOfNodes(std::string(own)));
+    return true;
+  }
+  return false;
+}
+
+bool Client::TakeSelect(const cluster::CommandSpec& command, const ArgList& args,
+                        const io::Rope& frame) {
+  // Nodes of several versions may be there: what was selected counts.
+  if (database_ == 0 && !HasDatabases(worker_->server())) return false;
+  std::string error;
+  std::unique_ptr<Procedure> procedure = MakeSelect(args, &error);
+  if (procedure == nullptr) {
+    AnswerNewError(error);
+  } else if (transaction_ != nullptr && transaction_->watch != nullptr) {
+    AnswerNewError(kSelectWatching);
+  } else {
+    StartProcedure(NewRequest(command, frame.size()), std::move(procedure));
+  }
   return true;
 }
 

@@ -216,12 +216,8 @@ class ConfigSetEvents final : public EveryNode {
 }  // namespace
 
 Ask AskDatabases(Worker* worker) {
-  static const cluster::CommandSpec* const kCommand = [] {
-    auto* command =
-        new cluster::CommandSpec(*cluster::FindSubcommand(*cluster::FindCommand("CONFIG"), "GET"));
-    command->flags |= cluster::kFlagReadOnly;
-    return command;
-  }();
+  static const cluster::CommandSpec* const kCommand = new cluster::CommandSpec(
+      AsRead(*cluster::FindSubcommand(*cluster::FindCommand("CONFIG"), "GET")));
   Ask ask;
   ask.command = kCommand;
   ask.frame = MakeFrame({"CONFIG", "GET", kDatabasesParameter});

@@ -89,7 +89,7 @@ class MoveOverSlots final : public Procedure {
  private:
   enum class Phase : uint8_t { kBegin, kInvalid, kWatch, kRead, kWrite, kDelete };
 
-  // REPLACE, and a database: see OtherDatabase. False: a node is to say what is wrong.
+  // REPLACE, and a database: see IsToOtherDatabase. False: a node is to say what is wrong.
   bool TakeOptions(absl::Span<const absl::string_view> options) {
     for (size_t i = 0; i < options.size(); ++i) {
       if (absl::EqualsIgnoreCase(options[i], "replace")) {

@@ -78,6 +78,9 @@ class Dispatcher {
   };
   enum class Verdict : uint8_t { kGo, kNotYet, kExpired };
 
+  static BackendSession SessionOf(const Request& request) {
+    return {request.protocol, request.client->database()};
+  }
   NodeBackends* ChooseNode(Request* request, bool* read_only, bool* by_slot);
   ABSL_ATTRIBUTE_NOINLINE NodeBackends* NodeFor(Request* request);
   Route FindRoute(Request* request);
@@ -104,9 +107,6 @@ class Dispatcher {
   void Expire(Request* request);
 
   // --- watches: proxy/dispatcher_watch.cc
-  static BackendSession SessionOf(const Request& request) {
-    return {request.protocol, request.client->database()};
-  }
   ABSL_ATTRIBUTE_NOINLINE Route FindWatchRoute(Request* request);
   ABSL_ATTRIBUTE_NOINLINE Route FindKeptRoute(Request* request);
   bool MayHaveKeysElsewhere(const Request& burst) const;

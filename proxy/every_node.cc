@@ -18,13 +18,15 @@ constexpr int kRoundsMax = 8;
 constexpr absl::Duration kReplicaPatience = absl::Milliseconds(500);
 
 const cluster::CommandSpec& NodesCommand() {
-  static const cluster::CommandSpec* const kCommand = [] {
-    auto* command = new cluster::CommandSpec(
-        *cluster::FindSubcommand(*cluster::FindCommand("CLUSTER"), "NODES"));
-    command->flags = cluster::kFlagReadOnly;
-    return command;
-  }();
+  static const cluster::CommandSpec* const kCommand = new cluster::CommandSpec(
+      AsRead(*cluster::FindSubcommand(*cluster::FindCommand("CLUSTER"), "NODES")));
   return *kCommand;
+}
+
+// It is the primary of some slot.
+bool ServesSlots(const cluster::Topology& topology, cluster::NodeIndex node) {
+  return std::any_of(topology.shards().begin(), topology.shards().end(),
+                     [node](const cluster::Shard& shard) { return shard.primary == node; });
 }
 
 constexpr absl::string_view kUnstable =
@@ -47,8 +49,7 @@ bool EveryNode::Plan(Step* step) {
     const auto index = static_cast<cluster::NodeIndex>(i);
     const cluster::Node& node = topology.node(index);
     if (!node.usable()) continue;
-    const auto serves = [&](const cluster::Shard& shard) { return shard.primary == index; };
-    const bool owner = std::any_of(topology.shards().begin(), topology.shards().end(), serves);
+    const bool owner = ServesSlots(topology, index);
     // A primary that serves no slot may import its first one: keys that have moved are there.
     const bool well = !node.failed && !node.maybe_failed;
     const bool wanted = owner || (well && (node.is_primary || audience_ == Audience::kAllNodes));
@@ -109,10 +110,7 @@ bool EveryNode::IsObsolete(const Worker& worker, const Ask& ask) const {
   if (ask.failed()) return false;
   if (IsGone(worker, ask)) return true;
   const cluster::Topology& topology = *worker.cluster()->topology;
-  const auto serves = [&](const cluster::Shard& shard) {
-    return topology.node(shard.primary).id == ask.node_id;
-  };
-  if (std::any_of(topology.shards().begin(), topology.shards().end(), serves)) return false;
+  if (ServesSlots(topology, topology.FindById(ask.node_id))) return false;
   const auto own = own_.find(ask.node_id);
   return own == own_.end() || !own->second.HasMoreThan(topology);
 }

@@ -12,7 +12,6 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "proxy/every_node.h"
-#include "proxy/wait_parts.h"
 #include "proxy/worker.h"
 #include "resp/views.h"
 
@@ -108,7 +107,8 @@ absl::btree_map<std::string, Lines> AddUp(const std::vector<std::string>& texts)
 }
 
 const cluster::CommandSpec& InfoCommand() {
-  static const cluster::CommandSpec* const kCommand = new cluster::CommandSpec(AsRead("INFO"));
+  static const cluster::CommandSpec* const kCommand =
+      new cluster::CommandSpec(AsRead(*cluster::FindCommand("INFO")));
   return *kCommand;
 }
 

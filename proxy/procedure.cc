@@ -138,6 +138,12 @@ Ask AskOfKey(const cluster::CommandSpec& command, absl::string_view key, io::Rop
   return ask;
 }
 
+cluster::CommandSpec AsRead(const cluster::CommandSpec& command) {
+  cluster::CommandSpec read(command);
+  read.flags |= cluster::kFlagReadOnly;
+  return read;
+}
+
 std::string ToldWithin(absl::string_view line) {
   if (!absl::ConsumeSuffix(&line, kNotExecuted)) absl::ConsumeSuffix(&line, kOutcomeUnknown);
   const size_t code = line.find(' ');

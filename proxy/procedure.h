@@ -152,6 +152,10 @@ bool WaitForCoverage(const Worker& worker, std::vector<Ask>* asks);
 // one that names the node. `write`: that the others' parts have run is told, too.
 std::string FailureLine(absl::Span<const Ask> asks, bool write);
 
+// The command as one that changes nothing, and may be asked again when its connection is lost: how
+// it is meant here, whatever its row says of it in general.
+cluster::CommandSpec AsRead(const cluster::CommandSpec& command);
+
 // An error line, to be told within another one: without what the proxy's own begin and end with.
 std::string ToldWithin(absl::string_view line);
 

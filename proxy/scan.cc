@@ -15,6 +15,7 @@
 #include "proxy/cluster_face.h"
 #include "proxy/glob.h"
 #include "proxy/server_info.h"
+#include "proxy/sha1.h"
 #include "proxy/worker.h"
 #include "resp/views.h"
 
@@ -53,13 +54,6 @@ constexpr int kHintsMax = 5;
 
 constexpr absl::string_view kBadReply = "ERR proxy: backend protocol error (outcome unknown)";
 
-// Commands whose repetition is harmless, unlike others without this flag.
-cluster::CommandSpec AsRead(const cluster::CommandSpec& row) {
-  cluster::CommandSpec spec = row;
-  spec.flags = cluster::kFlagReadOnly;
-  return spec;
-}
-
 const cluster::CommandSpec& ClusterCommand(absl::string_view name) {
   return *cluster::FindSubcommand(*cluster::FindCommand("CLUSTER"), name);
 }
@@ -93,12 +87,8 @@ bool HasPositionsBySlot(const ServerInfo& server) {
 
 // Of a process: its positions mean nothing to another one, which hashes with a seed of its own.
 uint64_t PrintOf(absl::string_view node_id, absl::string_view run_id) {
-  const std::string text = absl::StrCat(node_id, " ", run_id);
-  uint64_t hash = 0xcbf29ce484222325;  // FNV-1a: the same in every proxy
-  for (const char c : text) {
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-  }
-  return (hash >> 32) % ((uint64_t{1} << kPrintBits) - 1) + 1;
+  const std::string digits = Sha1Hex(absl::StrCat(node_id, " ", run_id)).substr(0, 8);
+  return std::strtoul(digits.c_str(), nullptr, 16) % ((uint64_t{1} << kPrintBits) - 1) + 1;
 }
 
 // Of a reply to INFO server; empty where the node does not tell it.
@@ -212,7 +202,6 @@ class Scan final : public Procedure {
   // while it is on the move, that of its target. A key that is at neither of them when it is looked
   // for there would have to go back.
   Page page_;
-  bool in_pages_ = false;
   int pages_ = 0;
   bool at_target_ = false;
   bool positions_by_slot_ = false;
@@ -294,11 +283,25 @@ void Scan::AskNode(Step* step, size_t node, Kind kind, int slot, io::Rope frame)
   ask.node_name = nodes_[node].name;
   ask.frame = std::move(frame);
   const Commands& commands = AllOfThem();
-  ask.command = kind == Kind::kCount  ? &commands.count
-                : kind == Kind::kKeys ? &commands.keys
-                : kind == Kind::kInfo ? &commands.info
-                : kind == Kind::kPage ? &commands.scan
-                                      : &commands.nodes;
+  switch (kind) {
+    case Kind::kCount:
+      ask.command = &commands.count;
+      break;
+    case Kind::kKeys:
+      ask.command = &commands.keys;
+      break;
+    case Kind::kInfo:
+      ask.command = &commands.info;
+      break;
+    case Kind::kPage:
+      ask.command = &commands.scan;
+      break;
+    case Kind::kNone:
+    case Kind::kView:
+    case Kind::kType:
+      ask.command = &commands.nodes;
+      break;
+  }
   step->asks.push_back(std::move(ask));
   asked_.push_back({kind, slot, node});
 }
@@ -329,7 +332,7 @@ void Scan::Restart(Step* step, uint64_t refresh_ask) {
   parts_.clear();
   keys_expected_ = 0;
   counted_to_ = begin_;
-  in_pages_ = at_target_ = false;
+  at_target_ = false;
   page_ = Page();
   PlanCount(step, refresh_ask);
 }
@@ -580,7 +583,6 @@ void Scan::Doubt(Step* step, int slot, absl::string_view node_id, std::string ow
 // through.
 void Scan::PlanPage(Step* step) {
   BeginStep(step, Phase::kPage);
-  in_pages_ = true;
   const Worker& worker = *step->worker;
   const cluster::NodeIndex owner = OwnerOf(worker, begin_);
   if (owner == cluster::kNoNode) return Restart(step, 0);
@@ -703,7 +705,6 @@ void Scan::EndPage(Step* step, const cluster::MovingSlot* moving) {
   at_target_ = false;
   page_ = Page();
   if (again && pages_ < kPagesPerCallMax) return PlanPage(step);
-  in_pages_ = false;
   if (!again) ++begin_;
   End(step);
 }
@@ -761,10 +762,8 @@ void Scan::TakeTypes(Step* step) {
 void Scan::Answer(Step* step) {
   const std::vector<std::string>& keys = options_.type.empty() ? keys_ : of_type_;
   uint64_t cursor = begin_ >= options_.end ? 0 : static_cast<uint64_t>(begin_);
-  if (in_pages_) {
-    cursor |= page_.position << kSlotBits | uint64_t{page_.moved} << kMovedShift |
-              page_.print << kPrintShift;
-  }
+  cursor |= page_.position << kSlotBits | uint64_t{page_.moved} << kMovedShift |
+            page_.print << kPrintShift;
   // 0 is the end: slot 0 that is to be read once more has a position.
   if (begin_ == 0 && cursor == 0) cursor = uint64_t{1} << kSlotBits;
   std::string reply;

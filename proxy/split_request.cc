@@ -141,8 +141,9 @@ class QuickWay {
     fragment->read = read_;
     backend->GiveReserved(fragment, bytes, worker_->now());
     if (!backend->dirty) worker_->MarkDirty(backend);
-    client_->NoteGivenQuickly(1, !read_);
-    if (!read_) client_->written()->Add(fragment->slot);
+    cluster::SlotGroups written;
+    if (!read_) written.Add(fragment->slot);
+    client_->NoteGivenQuickly(1, written);
     WorkerStats* const stats = worker_->stats();
     stats->backend_requests.Add(1);
     stats->payload_bytes_copied.Add(bytes);

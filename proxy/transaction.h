@@ -40,8 +40,6 @@ struct LocalCommand {
   std::vector<std::string> args;
 };
 
-// The keys that a client watches until its next EXEC, DISCARD or UNWATCH. Shared by the client and
-// the requests that need it.
 // A private connection that stays with one client for several requests.
 class KeptConnection {
  public:
@@ -62,6 +60,8 @@ class KeptConnection {
   uint32_t generation_ = 0;
 };
 
+// The keys that a client watches until its next EXEC, DISCARD or UNWATCH. Shared by the client and
+// the requests that need it.
 struct Watch {
   cluster::Slot slot = 0;
   uint32_t requests = 0;  // WATCHes so far

@@ -22,6 +22,9 @@
 namespace proxy {
 namespace {
 
+// Nodes may change their roles before they are asked: plans are made so often.
+constexpr int kRoundsMax = 8;
+
 // Of INFO replication.
 struct Replication {
   bool primary = false;
@@ -65,7 +68,8 @@ bool ParseReplication(const io::Rope& reply, Replication* result) {
 }
 
 const cluster::CommandSpec& InfoCommand() {
-  static const cluster::CommandSpec* const kCommand = new cluster::CommandSpec(AsRead("INFO"));
+  static const cluster::CommandSpec* const kCommand =
+      new cluster::CommandSpec(AsRead(*cluster::FindCommand("INFO")));
   return *kCommand;
 }
 
@@ -143,7 +147,7 @@ class Wait final : public Procedure {
       }
       if (ask.gone || !replication.primary) {
         // Its successor, when that is known.
-        if (++rounds_ > kWaitRoundsMax) return step->AnswerError(kWaitUnstable);
+        if (++rounds_ > kRoundsMax) return step->AnswerError(kWaitUnstable);
         if (!ask.gone) step->worker->HintRefresh(ask.node_id);
         phase_ = Phase::kBegin;
         return poll_.Pause(step, primaries_.size(), 0, absl::InfiniteFuture());

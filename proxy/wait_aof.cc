@@ -28,7 +28,8 @@ constexpr absl::string_view kBadReplicas = "ERR value is out of range, must be p
 
 // What goes to a primary: a block that changes nothing in the end, and may be sent again.
 const cluster::CommandSpec& BlockCommand() {
-  static const cluster::CommandSpec* const kCommand = new cluster::CommandSpec(AsRead("EXEC"));
+  static const cluster::CommandSpec* const kCommand =
+      new cluster::CommandSpec(AsRead(*cluster::FindCommand("EXEC")));
   return *kCommand;
 }
 

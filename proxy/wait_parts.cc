@@ -40,18 +40,12 @@ Ask AskPrimary(const WaitPrimary& primary, const cluster::CommandSpec& command, 
 Ask PromptReplicas(const WaitPrimary& primary) {
   // On a connection of its own: see Dispatcher::StartAsk.
   static const cluster::CommandSpec* const kCommand = [] {
-    auto* command = new cluster::CommandSpec(AsRead("WAIT"));
+    auto* command = new cluster::CommandSpec(AsRead(*cluster::FindCommand("WAIT")));
     command->flags |= cluster::kFlagAllowBusy;
     return command;
   }();
   constexpr absl::string_view kMoreThanThereAre = "2147483647";
   return AskPrimary(primary, *kCommand, MakeFrame({"WAIT", kMoreThanThereAre, "1"}));
-}
-
-cluster::CommandSpec AsRead(absl::string_view name) {
-  cluster::CommandSpec command(*cluster::FindCommand(name));
-  command.flags |= cluster::kFlagReadOnly;
-  return command;
 }
 
 }  // namespace proxy

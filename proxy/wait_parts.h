@@ -16,8 +16,6 @@
 
 namespace proxy {
 
-// Plans of whom to ask are made so often: nodes may change their roles before they are asked.
-constexpr int kWaitRoundsMax = 8;
 inline constexpr absl::string_view kWaitUnstable =
     "CLUSTERDOWN proxy: the cluster's nodes keep changing (not executed)";
 // What the servers say when the primary that a client waits at is one no more: nobody can tell
@@ -46,8 +44,5 @@ Ask AskPrimary(const WaitPrimary& primary, const cluster::CommandSpec& command, 
 // It does so for who waits: here a connection of its own, for a millisecond, for more replicas than
 // there are. The reply does not matter.
 Ask PromptReplicas(const WaitPrimary& primary);
-
-// The command as one that changes nothing, and may be asked again.
-cluster::CommandSpec AsRead(absl::string_view name);
 
 }  // namespace proxy
