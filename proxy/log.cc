@@ -4,10 +4,8 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <spdlog/async.h>
-#include <spdlog/async_logger.h>
+#include <spdlog/details/log_msg.h>
 #include <spdlog/pattern_formatter.h>
-#include <spdlog/sinks/sink.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -16,13 +14,15 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <condition_variable>
 #include <cstring>
 #include <exception>
 #include <iterator>
+#include <mutex>
 #include <thread>
 #include <utility>
+#include <vector>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
@@ -34,13 +34,12 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Lines that wait to be written: at most so many, of at most so many bytes together. spdlog keeps
-// up to 250 bytes of a line inside its queue (half a KiB an entry) and the rest on the heap: both
-// together stay below 1 MiB.
+// Lines that wait to be written: at most so many, of at most so many bytes together.
 constexpr size_t kLinesMax = 1024;
 constexpr size_t kBytesMax = 384 << 10;
-// Room for one line more of each thread.
-constexpr size_t kQueueEntries = kLinesMax + 300;
+// After it has written, the log's thread rests for so long, or until half of the lines there may be
+// wait: a stream of lines must not cost a switch of threads for each.
+constexpr auto kRest = std::chrono::milliseconds(10);
 // Longer ones are cut. A pipe takes up to PIPE_BUF (4096) bytes whole or not at all.
 constexpr size_t kLineBytesMax = 2000;
 constexpr size_t kWriteBytesMax = 4096;
@@ -56,27 +55,15 @@ constexpr spdlog::level::level_enum kSpdlogLevels[] = {spdlog::level::trace, spd
                                                        spdlog::level::info,  spdlog::level::warn,
                                                        spdlog::level::err,   spdlog::level::off};
 
-// What is between a thread that logs and the thread that writes.
-struct Backlog {
-  std::atomic<size_t> lines{0};
-  std::atomic<size_t> bytes{0};
-  std::atomic<uint64_t> dropped{0};
-  std::atomic<bool> ending{false};
-
-  void Enter(size_t line_bytes) {
-    lines.fetch_add(1, std::memory_order_relaxed);
-    bytes.fetch_add(line_bytes, std::memory_order_relaxed);
-  }
-  void Leave(size_t line_bytes) {
-    lines.fetch_sub(1, std::memory_order_relaxed);
-    bytes.fetch_sub(line_bytes, std::memory_order_relaxed);
-  }
-  // Threads that look at the same time may pass each other: off by the number of threads at most.
-  bool IsFull() const {
-    return lines.load(std::memory_order_relaxed) >= kLinesMax ||
-           bytes.load(std::memory_order_relaxed) >= kBytesMax;
-  }
-  void Drop(uint64_t n) { dropped.fetch_add(n, std::memory_order_relaxed); }
+// Lines as they were handed in, their texts one behind the other.
+struct Batch {
+  struct Line {
+    spdlog::log_clock::time_point time;
+    LogLevel level;
+    size_t bytes;
+  };
+  std::vector<Line> lines;
+  std::string text;
 };
 
 // The level by our names: spdlog calls one "warning".
@@ -211,52 +198,137 @@ class Output {
   Clock::time_point give_up_;
 };
 
-// Gathers lines while more are waiting, and writes them whole. On the log's thread.
-class OutputSink final : public spdlog::sinks::sink {
+class AsyncLogSink final : public LogSink {
  public:
-  OutputSink(std::unique_ptr<Output> output, Backlog* backlog)
-      : output_(std::move(output)), backlog_(backlog), formatter_(MakeFormatter()) {}
+  AsyncLogSink(std::unique_ptr<Output> output, LogLevel level)
+      : level_(level), output_(std::move(output)), thread_([this] { Run(); }) {}
 
-  void log(const spdlog::details::log_msg& message) override {
-    // Only at the end: what is being written still counts, so that a stuck output stops the intake.
-    const auto leave = absl::MakeCleanup([&] { backlog_->Leave(message.payload.size()); });
-    spdlog::memory_buf_t line;
-    formatter_->format(message, line);
-    // One line is one line, whatever is in it.
-    std::replace_if(
-        line.begin(), line.end() - 1, [](char c) { return absl::ascii_iscntrl(c); }, ' ');
-    if (buffer_.size() + line.size() > kWriteBytesMax) Flush();
-    buffer_.append(line.data(), line.size());
-    ++buffered_lines_;
-    // No other line waits, or is about to.
-    if (backlog_->lines.load(std::memory_order_relaxed) == 1) Flush();
+  ~AsyncLogSink() override {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      ending_.store(true, std::memory_order_release);
+    }
+    work_.notify_one();
+    thread_.join();  // writes what waits
   }
-  void flush() override { Flush(); }
-  void set_pattern(const std::string&) override {}
-  void set_formatter(std::unique_ptr<spdlog::formatter>) override {}
+
+  void Write(LogLevel level, absl::string_view line) override {
+    if (level < this->level() || level >= LogLevel::kOff) return;
+    line = line.substr(0, kLineBytesMax);
+    bool wake = false;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      // The newest is dropped.
+      if (lines_ >= kLinesMax || bytes_ >= kBytesMax || !Append(level, line)) return Drop(1);
+      ++lines_;
+      bytes_ += line.size();
+      wake = !resting_ || lines_ == kLinesMax / 2;
+    }
+    if (wake) work_.notify_one();
+  }
+  LogLevel level() const override { return level_.load(std::memory_order_relaxed); }
+  void set_level(LogLevel level) override { level_.store(level, std::memory_order_relaxed); }
+  uint64_t dropped() const override { return dropped_.load(std::memory_order_relaxed); }
+  void Flush(absl::Duration limit) override {
+    std::unique_lock<std::mutex> lock(mutex_);
+    hurried_ = true;
+    work_.notify_one();
+    all_written_.wait_for(lock, absl::ToChronoMilliseconds(limit), [this] { return lines_ == 0; });
+    hurried_ = false;
+  }
 
  private:
-  void Flush() {
-    if (buffer_.empty()) return;
+  // False: there is no memory.
+  bool Append(LogLevel level, absl::string_view line) {
+    try {
+      waiting_.lines.reserve(kLinesMax);
+      waiting_.text.append(line.data(), line.size());
+      waiting_.lines.push_back(
+          {.time = spdlog::log_clock::now(), .level = level, .bytes = line.size()});
+      return true;
+    } catch (const std::exception&) {
+      return false;
+    }
+  }
+  void Drop(uint64_t n) { dropped_.fetch_add(n, std::memory_order_relaxed); }
+
+  // From here on: the log's thread.
+
+  void Run() {
+    pthread_setname_np(pthread_self(), "rcproxy-log");
+    // SIGPIPE of a closed pipe and SIGXFSZ of a full file are errors of a write, no more.
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, nullptr);
+    Batch batch;
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (true) {
+      work_.wait(lock, [this] { return !waiting_.lines.empty() || ending_; });
+      if (waiting_.lines.empty()) return;
+      std::swap(batch, waiting_);
+      resting_ = true;  // or soon
+      lock.unlock();
+      WriteBatch(batch);
+      batch.lines.clear();
+      batch.text.clear();
+      lock.lock();
+      work_.wait_for(lock, kRest,
+                     [this] { return hurried_ || ending_ || lines_ >= kLinesMax / 2; });
+      resting_ = false;
+    }
+  }
+
+  void WriteBatch(const Batch& batch) {
+    size_t at = 0;
+    for (const Batch::Line& line : batch.lines) {
+      try {
+        Format(line, absl::string_view(batch.text).substr(at, line.bytes));
+      } catch (const std::exception&) {  // no memory
+        Drop(1);
+      }
+      ++buffered_lines_;
+      buffered_bytes_ += line.bytes;
+      at += line.bytes;
+    }
+    WriteBuffer();
+  }
+
+  void Format(const Batch::Line& line, absl::string_view text) {
+    spdlog::memory_buf_t formatted;
+    const spdlog::details::log_msg message(line.time, spdlog::source_loc(), "",
+                                           kSpdlogLevels[static_cast<size_t>(line.level)],
+                                           spdlog::string_view_t(text.data(), text.size()));
+    formatter_->format(message, formatted);
+    // One line is one line, whatever is in it.
+    std::replace_if(
+        formatted.begin(), formatted.end() - 1, [](char c) { return absl::ascii_iscntrl(c); }, ' ');
+    if (buffer_.size() + formatted.size() > kWriteBytesMax) WriteBuffer();
+    buffer_.append(formatted.data(), formatted.size());
+  }
+
+  void WriteBuffer() {
+    if (buffered_lines_ == 0) return;
     // A line that was begun has to be ended before the next.
     if (line_broken_) buffer_.insert(buffer_.begin(), '\n');
     TellDropped();
     size_t done = 0;
     while (done < buffer_.size()) {
-      const size_t n = output_->Write(absl::string_view(buffer_).substr(done), backlog_->ending);
+      const size_t n = output_->Write(absl::string_view(buffer_).substr(done), ending_);
       if (n == 0) break;
       done += n;
     }
     if (done > 0) line_broken_ = buffer_[done - 1] != '\n';
-    if (done < buffer_.size()) {
-      backlog_->Drop(buffered_lines_);
-    }
+    if (done < buffer_.size()) Drop(buffered_lines_);
     buffer_.clear();
-    buffered_lines_ = 0;
+    // Only now: what is being written still counts, so that a stuck output stops the intake.
+    std::lock_guard<std::mutex> lock(mutex_);
+    lines_ -= std::exchange(buffered_lines_, 0);
+    bytes_ -= std::exchange(buffered_bytes_, 0);
+    if (lines_ == 0) all_written_.notify_all();
   }
 
   void TellDropped() {
-    const uint64_t dropped = backlog_->dropped.load(std::memory_order_relaxed);
+    const uint64_t dropped = this->dropped();
     if (dropped == told_) return;
     const std::string text =
         absl::StrCat(dropped - told_, " log lines were dropped: they could not be written");
@@ -266,73 +338,27 @@ class OutputSink final : public spdlog::sinks::sink {
     buffer_.append(line.data(), line.size());
   }
 
+  std::atomic<LogLevel> level_;
+  std::atomic<uint64_t> dropped_{0};
+  std::atomic<bool> ending_{false};  // written with mutex_ held
+
+  std::mutex mutex_;
+  std::condition_variable work_;         // for the log's thread
+  std::condition_variable all_written_;  // lines_ is 0
+  Batch waiting_;
+  size_t lines_ = 0;  // not written yet: in waiting_, and what the log's thread has taken
+  size_t bytes_ = 0;
+  bool resting_ = false;  // the log's thread comes by itself
+  bool hurried_ = false;
+
   const std::unique_ptr<Output> output_;
-  Backlog* const backlog_;
-  const std::unique_ptr<spdlog::formatter> formatter_;
-  std::string buffer_;
-  uint64_t buffered_lines_ = 0;
+  const std::unique_ptr<spdlog::formatter> formatter_ = MakeFormatter();
+  std::string buffer_;  // whole lines
+  size_t buffered_lines_ = 0;
+  size_t buffered_bytes_ = 0;
   uint64_t told_ = 0;
   bool line_broken_ = false;
-};
-
-class AsyncLogSink final : public LogSink {
- public:
-  AsyncLogSink(std::unique_ptr<Output> output, LogLevel level)
-      : level_(level),
-        pool_(std::make_shared<spdlog::details::thread_pool>(kQueueEntries, 1, PrepareThread)) {
-    auto sink = std::make_shared<OutputSink>(std::move(output), &backlog_);
-    logger_ = std::make_shared<spdlog::async_logger>("", std::move(sink), pool_,
-                                                     spdlog::async_overflow_policy::overrun_oldest);
-    logger_->set_level(spdlog::level::trace);
-    // On the log's thread: no memory to format a line.
-    logger_->set_error_handler([this](const std::string&) { backlog_.Drop(1); });
-  }
-
-  ~AsyncLogSink() override {
-    backlog_.ending.store(true, std::memory_order_release);
-    pool_.reset();  // writes what waits and joins the thread
-  }
-
-  void Write(LogLevel level, absl::string_view line) override {
-    if (level < this->level() || level >= LogLevel::kOff) return;
-    // The newest is dropped, so that spdlog's queue is never full: its own ways then are to block
-    // or to lose lines silently.
-    if (backlog_.IsFull()) return backlog_.Drop(1);
-    line = line.substr(0, kLineBytesMax);
-    backlog_.Enter(line.size());
-    try {
-      pool_->post_log(std::shared_ptr<spdlog::async_logger>(logger_),
-                      spdlog::details::log_msg("", kSpdlogLevels[static_cast<size_t>(level)],
-                                               spdlog::string_view_t(line.data(), line.size())),
-                      spdlog::async_overflow_policy::overrun_oldest);
-    } catch (const std::exception&) {  // no memory
-      backlog_.Leave(line.size());
-      backlog_.Drop(1);
-    }
-  }
-  LogLevel level() const override { return level_.load(std::memory_order_relaxed); }
-  void set_level(LogLevel level) override { level_.store(level, std::memory_order_relaxed); }
-  uint64_t dropped() const override { return backlog_.dropped.load(std::memory_order_relaxed); }
-  void Flush(absl::Duration limit) override {
-    const auto until = Clock::now() + absl::ToChronoMilliseconds(limit);
-    while (backlog_.lines.load(std::memory_order_relaxed) != 0 && Clock::now() < until) {
-      std::this_thread::sleep_for(kRetryPause);
-    }
-  }
-
- private:
-  static void PrepareThread() {
-    pthread_setname_np(pthread_self(), "rcproxy-log");
-    // SIGPIPE of a closed pipe and SIGXFSZ of a full file are errors of a write, no more.
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, nullptr);
-  }
-
-  std::atomic<LogLevel> level_;
-  Backlog backlog_;
-  std::shared_ptr<spdlog::details::thread_pool> pool_;
-  std::shared_ptr<spdlog::async_logger> logger_;
+  std::thread thread_;  // the last: it uses all others
 };
 
 }  // namespace

@@ -5,9 +5,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cinttypes>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <sstream>
 #include <string>
@@ -274,6 +276,42 @@ TEST_F(LogSinkTest, ARenamedFileIsOpenedAnewAndNoLineIsLost) {
   for (int i = 0; i <= last; ++i) {
     EXPECT_THAT(lines[static_cast<size_t>(i)], EndsWith(absl::StrCat("info ", i)));
   }
+}
+
+// How often the log's thread of this process has gone to sleep.
+uint64_t SleepsOfTheLogsThread() {
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::ifstream status(task.path() / "status");
+    const std::string text((std::istreambuf_iterator<char>(status)), {});
+    constexpr absl::string_view kSleeps = "\nvoluntary_ctxt_switches:\t";
+    const size_t at = text.find(kSleeps.data());
+    uint64_t sleeps = 0;
+    if (absl::StartsWith(text, "Name:\trcproxy-log\n") && at != std::string::npos &&
+        std::sscanf(text.c_str() + at + kSleeps.size(), "%" SCNu64, &sleeps) == 1) {
+      return sleeps;
+    }
+  }
+  ADD_FAILURE() << "there is no such thread";
+  return 0;
+}
+
+// Each time costs a worker a system call and the machine a switch of threads.
+TEST_F(LogSinkTest, AStreamOfLinesDoesNotWakeTheThreadForEach) {
+  constexpr int kLines = 2000;
+  const std::unique_ptr<LogSink> sink = MustMake(Path("log"));
+  sink->Write(LogLevel::kInfo, "the thread has its name");
+  sink->Flush(kPatience);
+  const uint64_t before = SleepsOfTheLogsThread();
+  absl::Time next = absl::Now();
+  for (int i = 0; i < kLines; ++i) {
+    while (absl::Now() < next) continue;
+    next = absl::Now() + absl::Microseconds(100);
+    sink->Write(LogLevel::kInfo, "line");
+  }
+  EXPECT_LT(SleepsOfTheLogsThread() - before, kLines / 10u);
+  sink->Flush(kPatience);
+  EXPECT_EQ(sink->dropped(), 0u);
+  EXPECT_THAT(Lines(Path("log")), SizeIs(kLines + 1));
 }
 
 // The other processes that share a terminal or pipe must not find it non-blocking.
