@@ -37,8 +37,8 @@ using Clock = std::chrono::steady_clock;
 // Lines that wait to be written: at most so many, of at most so many bytes together.
 constexpr size_t kLinesMax = 1024;
 constexpr size_t kBytesMax = 384 << 10;
-// After it has written, the log's thread rests for so long, or until half of the lines there may be
-// wait: a stream of lines must not cost a switch of threads for each.
+// After it has written, the log's thread rests for so long, or until half of what may wait does, or
+// a warning: a stream of lines must not cost a switch of threads for each.
 constexpr auto kRest = std::chrono::milliseconds(10);
 // Longer ones are cut. A pipe takes up to PIPE_BUF (4096) bytes whole or not at all.
 constexpr size_t kLineBytesMax = 2000;
@@ -222,7 +222,10 @@ class AsyncLogSink final : public LogSink {
       if (lines_ >= kLinesMax || bytes_ >= kBytesMax || !Append(level, line)) return Drop(1);
       ++lines_;
       bytes_ += line.size();
-      wake = !resting_ || lines_ == kLinesMax / 2;
+      if (level >= LogLevel::kWarn || lines_ >= kLinesMax / 2 || bytes_ >= kBytesMax / 2) {
+        wake = !std::exchange(hurried_, true);
+      }
+      wake = wake || !resting_;
     }
     if (wake) work_.notify_one();
   }
@@ -234,7 +237,6 @@ class AsyncLogSink final : public LogSink {
     hurried_ = true;
     work_.notify_one();
     all_written_.wait_for(lock, absl::ToChronoMilliseconds(limit), [this] { return lines_ == 0; });
-    hurried_ = false;
   }
 
  private:
@@ -260,6 +262,7 @@ class AsyncLogSink final : public LogSink {
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, nullptr);
+    buffer_.reserve(2 * kWriteBytesMax);
     Batch batch;
     std::unique_lock<std::mutex> lock(mutex_);
     while (true) {
@@ -267,13 +270,13 @@ class AsyncLogSink final : public LogSink {
       if (waiting_.lines.empty()) return;
       std::swap(batch, waiting_);
       resting_ = true;  // or soon
+      hurried_ = false;
       lock.unlock();
       WriteBatch(batch);
       batch.lines.clear();
       batch.text.clear();
       lock.lock();
-      work_.wait_for(lock, kRest,
-                     [this] { return hurried_ || ending_ || lines_ >= kLinesMax / 2; });
+      work_.wait_for(lock, kRest, [this] { return hurried_ || ending_; });
       resting_ = false;
     }
   }
@@ -330,12 +333,15 @@ class AsyncLogSink final : public LogSink {
   void TellDropped() {
     const uint64_t dropped = this->dropped();
     if (dropped == told_) return;
-    const std::string text =
-        absl::StrCat(dropped - told_, " log lines were dropped: they could not be written");
-    told_ = dropped;
     spdlog::memory_buf_t line;
-    formatter_->format(spdlog::details::log_msg("", spdlog::level::warn, text), line);
-    buffer_.append(line.data(), line.size());
+    try {
+      const std::string text =
+          absl::StrCat(dropped - told_, " log lines were dropped: they could not be written");
+      formatter_->format(spdlog::details::log_msg("", spdlog::level::warn, text), line);
+      buffer_.append(line.data(), line.size());
+      told_ = dropped;
+    } catch (const std::exception&) {  // no memory: told the next time
+    }
   }
 
   std::atomic<LogLevel> level_;
@@ -349,7 +355,7 @@ class AsyncLogSink final : public LogSink {
   size_t lines_ = 0;  // not written yet: in waiting_, and what the log's thread has taken
   size_t bytes_ = 0;
   bool resting_ = false;  // the log's thread comes by itself
-  bool hurried_ = false;
+  bool hurried_ = false;  // it comes at once
 
   const std::unique_ptr<Output> output_;
   const std::unique_ptr<spdlog::formatter> formatter_ = MakeFormatter();

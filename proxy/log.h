@@ -33,7 +33,7 @@ class LogSink {
 };
 
 // A sink to standard error (empty `file`) or to a file that is appended to, written by a thread of
-// its own. Errors name the file.
+// its own: lines below warnings up to 10 ms later, many at a time. Errors name the file.
 absl::StatusOr<std::unique_ptr<LogSink>> MakeLogSink(const std::string& file, LogLevel level);
 
 // One thread's log.
