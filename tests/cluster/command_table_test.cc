@@ -17,8 +17,7 @@ namespace cluster {
 namespace {
 
 std::string UpperName(const CommandSpec& command) {
-  return command.container.empty() ? std::string(command.name)
-                                   : absl::StrCat(command.container, "|", command.name);
+  return absl::AsciiStrToUpper(FullName(command));
 }
 
 const CommandSpec* FindByFullName(absl::string_view name) {

@@ -6,7 +6,7 @@
 #include <set>
 #include <string>
 
-#include "absl/strings/str_cat.h"
+#include "absl/strings/ascii.h"
 #include "proxy/command_docs.h"
 
 namespace proxy {
@@ -16,8 +16,7 @@ using cluster::CommandSpec;
 using cluster::Serve;
 
 std::string UpperName(const CommandSpec& command) {
-  return command.container.empty() ? std::string(command.name)
-                                   : absl::StrCat(command.container, "|", command.name);
+  return absl::AsciiStrToUpper(cluster::FullName(command));
 }
 
 bool IsServed(const CommandSpec& command) { return command.serve != cluster::Serve::kRefused; }
