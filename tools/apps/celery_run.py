@@ -22,6 +22,9 @@ from celery.exceptions import TaskRevokedError  # noqa: E402
 from celery_tasks import add, app, fail, flaky, slow, special, total, when  # noqa: E402
 
 WAIT = 30.0
+# A process of the worker's pool waits up to 30 s for its results to be read, which nobody does when
+# the worker ends at that moment (billiard's GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT).
+END_WAIT = WAIT + 30.0
 
 
 def start(directory, name, *arguments):
@@ -146,7 +149,7 @@ def main():
             if sys.argv[3:] == ["chords"]:
                 chords()
                 worker.terminate()
-                check(worker.wait(WAIT), 0, "the end of the worker")
+                check(worker.wait(END_WAIT), 0, "the end of the worker")
                 return
             events = Events()
             results()
@@ -162,7 +165,7 @@ def main():
             check(beat.wait(WAIT), 0, "the end of beat")
             # A warm shutdown ends what runs; what waits stays in the queue for the next worker.
             worker.terminate()
-            check(worker.wait(WAIT), 0, "the end of the worker")
+            check(worker.wait(END_WAIT), 0, "the end of the worker")
             left = add.delay(20, 22)
             worker = start(directory, "second", "worker", "--pool", "solo", "-n", "two@here",
                            "--loglevel", "info")
@@ -170,7 +173,7 @@ def main():
             left.forget()
             check(app.AsyncResult(left.id).state, "PENDING", "forgotten")
             worker.terminate()
-            check(worker.wait(WAIT), 0, "the end of the second worker")
+            check(worker.wait(END_WAIT), 0, "the end of the second worker")
         finally:
             for process in (worker, beat):
                 if process is not None and process.poll() is None:
