@@ -16,6 +16,8 @@ constexpr size_t kIdleSlotsMax = 64;
 // Memory for a large frame grows with what has arrived, whatever was announced.
 constexpr uint64_t kLargeBlockBytesMin = 64 << 10;
 constexpr uint64_t kLargeBlockBytesMax = 1 << 20;
+// Longer sends are never quiet: their memory is wanted back.
+constexpr size_t kQuietBytesMax = 16 << 10;
 // Bytes of zero-copy sends that the kernel may still read. Above it, sends copy.
 constexpr size_t kUnreleasedBytesMax = 4 << 20;
 
@@ -120,6 +122,8 @@ void Connection::Open(Fd fd, const Options& options) {
   large_left_ = 0;
   zero_copy_off_ = options.zero_copy_bytes_min == 0 || !ring_->zero_copy_send();
   queue_.Clear();
+  no_room_ = false;
+  quiet_bytes_ = 0;
   sent_bytes_ = 0;
   close_submitted_ = false;
 }
@@ -236,7 +240,7 @@ void Connection::LeaveLarge() {
 
 // --- sending
 
-void Connection::Flush() {
+void Connection::Flush(Notice notice) {
   if (state_ != State::kOpen || send_in_flight_ || connect_in_flight_) return;
   if (queue_.empty() || error_ != 0) return;
   send_in_flight_ = true;
@@ -255,7 +259,10 @@ void Connection::Flush() {
   in_flight_bytes_ = queue_.Gather(bytes_max, &parts_);
   message_.msg_iov = parts_.data();
   message_.msg_iovlen = parts_.size();
-  ring_->Send(Token(OpKind::kSend), fd_, &message_);
+  const bool quiet = notice == Notice::kQuiet && in_flight_bytes_ == queue_.bytes() &&
+                     in_flight_bytes_ <= kQuietBytesMax && !no_room_;
+  if (quiet) quiet_bytes_ = in_flight_bytes_;
+  ring_->Send(Token(OpKind::kSend), fd_, &message_, quiet ? Notice::kQuiet : Notice::kWakes);
 }
 
 Connection::SendEvent Connection::OnSent(const Completion& completion) {
@@ -263,6 +270,8 @@ Connection::SendEvent Connection::OnSent(const Completion& completion) {
   ABSL_ASSERT(send_in_flight_);
   const int result = completion.result;
   send_in_flight_ = false;
+  no_room_ = result != static_cast<int>(in_flight_bytes_);
+  quiet_bytes_ = 0;
   if (zero_copy_ && completion.more) {
     ++releases_due_;
     unreleased_bytes_ += in_flight_bytes_;

@@ -153,11 +153,14 @@ class Connection {
   ABSL_ATTRIBUTE_ALWAYS_INLINE void SendCopy(absl::string_view bytes, Arena* arena) {
     queue_.PushCopy(bytes, arena);
   }
-  // Starts a send of what is waiting, unless one is in flight or nothing waits.
-  void Flush();
+  // Starts a send of what is waiting, unless one is in flight or nothing waits. kQuiet: nothing
+  // waits for the end of it; it is heeded where all that waits is one small send.
+  void Flush(Notice notice = Notice::kWakes);
   SendEvent OnSent(const Completion& completion);
   bool send_in_flight() const { return send_in_flight_; }
   size_t unsent_bytes() const { return queue_.bytes(); }
+  // Of these: in a quiet send, so as good as sent.
+  size_t quiet_bytes() const { return quiet_bytes_; }
   bool send_idle() const { return !send_in_flight_ && queue_.empty(); }
   // Running totals since Open: bytes confirmed by completions; and those plus the bytes of the send
   // that the kernel has now. Bytes at or beyond submitted_bytes() were never handed over.
@@ -213,12 +216,14 @@ class Connection {
 
   SendQueue queue_;
   bool send_in_flight_ = false;
+  bool no_room_ = false;           // the last send did not send everything: the next one waits
   bool zero_copy_ = false;         // the send in flight is one of zero copy
   bool zero_copy_off_ = false;     // the kernel reported a copy: not again on this connection
   int32_t releases_due_ = 0;       // notices of release to come; -1 for one that came early
   std::vector<Slice> unreleased_;  // of zero-copy sends: the kernel may still read them
   size_t unreleased_bytes_ = 0;
   size_t in_flight_bytes_ = 0;
+  size_t quiet_bytes_ = 0;
   uint64_t sent_bytes_ = 0;
   msghdr message_ = {};
   std::vector<iovec> parts_;

@@ -72,6 +72,10 @@ struct Message {
   uint32_t value = 0;  // a descriptor, an index, a sequence number
 };
 
+// Whether the completion of a send ends a turn's wait. That of a quiet one that has sent everything
+// comes with what ends it otherwise, be it its limit. A hint: a ring may end it all the same.
+enum class Notice : uint8_t { kWakes, kQuiet };
+
 // Number of a ring within its process (or simulated world).
 using RingId = uint16_t;
 
@@ -117,8 +121,9 @@ class Ring {
   // The completion's data is empty: the caller knows its memory.
   virtual void RecvInto(OpToken token, Fd socket, char* memory, size_t capacity) = 0;
   // Sends all parts, in order; one send per socket at a time. The message, its iovecs and the bytes
-  // live until the completion. A result below the total is a short send: send the rest again.
-  virtual void Send(OpToken token, Fd socket, const msghdr* message) = 0;
+  // live until the completion. A result below the total is a short send: send the rest again. A
+  // quiet one may complete with -EAGAIN where the socket has no room: send again, not quietly.
+  virtual void Send(OpToken token, Fd socket, const msghdr* message, Notice notice) = 0;
   // As Send, for one part, without copying where the kernel can. Completes with the result and
   // `more`; a later completion with send_released says that the bytes may go. If the first
   // completion lacks `more`, no second follows. Only if zero_copy_send() is true.

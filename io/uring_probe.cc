@@ -1,12 +1,15 @@
 #include "io/uring_probe.h"
 
 #include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "absl/base/macros.h"
@@ -95,6 +98,7 @@ class Prober {
   bool MultishotRecv(const Features& features);
   bool IncrementalOrder();
   bool MessageRing();
+  bool QuietSend();
   // 0, or the -errno of the first completion.
   int ZeroCopySend(unsigned flags);
 
@@ -295,6 +299,36 @@ bool Prober::MessageRing() {
   return cqe.user_data == token_.value() && cqe.res == 42;
 }
 
+// One that sends everything has no completion, one that does not says how much it has sent: kernels
+// older than 6.1 may take that for nothing.
+bool Prober::QuietSend() {
+  SocketPair pair(AF_UNIX);
+  const int room = 64 << 10;
+  if (!pair.ok() || setsockopt(pair.fds[0], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room)) != 0) {
+    return false;
+  }
+  std::string bytes(1 << 20, 'x');
+  iovec part = {.iov_base = bytes.data(), .iov_len = 16};
+  msghdr message = {};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  const auto send = [&] {
+    io_uring_sqe* sqe = Prepare();
+    io_uring_prep_sendmsg(sqe, pair.fds[0], &message, kSendFlags | MSG_DONTWAIT);
+    sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+    sqe->user_data = 2;
+  };
+  send();
+  if (Nop() != 0) return false;
+  part.iov_len = bytes.size();
+  send();
+  const io_uring_cqe cqe = Next();
+  if (cqe.user_data != 2 || cqe.res <= 0) return false;
+  ssize_t sent = 0;
+  for (ssize_t n; (n = recv(pair.fds[1], bytes.data(), bytes.size(), MSG_DONTWAIT)) > 0;) sent += n;
+  return sent == 16 + cqe.res;
+}
+
 int Prober::ZeroCopySend(unsigned flags) {
   SocketPair pair(AF_INET);
   SocketPair pair6(AF_INET6);
@@ -339,6 +373,7 @@ absl::Status Prober::Run(Features* features) {
   if (f.incremental_buffers && f.multishot_recv) f.incremental_buffers = IncrementalOrder();
   // A ring that has left stays reachable for messages, so it must be able to end all it does.
   f.msg_ring = f.msg_ring && f.cancel_any && MessageRing();
+  f.quiet_send = f.quiet_send && QuietSend();
   if (f.send_zc) {
     f.send_zc_report = f.send_zc_report && ZeroCopySend(kZeroCopyReportUsage) == 0;
     f.send_zc = f.send_zc_report || ZeroCopySend(0) == 0;

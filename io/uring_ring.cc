@@ -17,6 +17,7 @@
 
 #include "absl/base/config.h"
 #include "absl/base/optimization.h"
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "io/buffer_pool.h"
@@ -44,7 +45,13 @@ namespace {
 
 // Tokens of the ring's own operations: a kind beyond those of OpKind. What it is stands in `party`.
 constexpr unsigned kInternalKind = 15;
-enum class Internal : uint8_t { kMailbox, kProvide, kCancelAll, kProbe };
+// What a quiet send's token has in the kernel instead of kSend: its only completion, if any, is
+// then told from those of ordinary ones and from the notices of zero-copy ones.
+constexpr OpKind kQuietSend = static_cast<OpKind>(14);
+OpToken WithKind(OpKind kind, OpToken token) {
+  return OpToken(kind, token.party(), token.index(), token.generation());
+}
+enum class Internal : uint8_t { kMailbox, kProvide, kCancelAll, kProbe, kAlarm };
 OpToken InternalToken(Internal what, uint32_t index = 0, uint32_t detail = 0) {
   return OpToken(static_cast<OpKind>(kInternalKind), static_cast<uint8_t>(what), index, detail);
 }
@@ -66,6 +73,11 @@ constexpr size_t kBufferBytesMax = 1u << 30;
 constexpr uint32_t kPlainFactor = 4;  // plain buffers for each incremental one
 // How long the end of a ring waits for the kernel to let go of its memory.
 constexpr absl::Duration kEndLimit = absl::Seconds(2);
+// Waits with a limit below this, or when so many alarms are with the kernel, have a timeout of
+// their own.
+constexpr absl::Duration kAlarmLimitMin = absl::Milliseconds(2);
+constexpr size_t kAlarmsMax = 8;
+constexpr absl::Duration kForever = absl::Hours(24);
 
 absl::Time MonotonicNow() {
   timespec now;
@@ -117,7 +129,7 @@ class UringRing final : public Ring {
   void Connect(OpToken token, Fd socket, const Endpoint& peer) override;
   void Recv(OpToken token, Fd socket, BufferGroup group) override;
   void RecvInto(OpToken token, Fd socket, char* memory, size_t capacity) override;
-  void Send(OpToken token, Fd socket, const msghdr* message) override;
+  void Send(OpToken token, Fd socket, const msghdr* message, Notice notice) override;
   void SendZeroCopy(OpToken token, Fd socket, absl::string_view bytes) override;
   bool zero_copy_send() const override { return features_.send_zc; }
   void Cancel(OpToken token, OpToken target) override;
@@ -169,8 +181,14 @@ class UringRing final : public Ring {
   // Makes what was prepared visible to the kernel. Returns how many entries it has to take.
   unsigned PublishSubmissions();
   // One system call: submits, lets the kernel work, waits until there is a completion or `limit`
-  // has passed.
-  WakeUp Enter(absl::Duration limit);
+  // has passed; `alarm_set`: which an alarm sees to.
+  WakeUp Enter(absl::Duration limit, bool alarm_set = false);
+  // After a call of the kernel: all that is to be told.
+  size_t Collect(absl::Span<Completion> out);
+  // Sees to it that the kernel wakes this ring at `when`, `left` from now, without a timeout for
+  // this wait: a deadline mostly stays what it was over many waits, each of which would set and
+  // cancel a timer of the kernel's. False: it can't.
+  bool SetAlarm(absl::Time when, absl::Duration left);
   // Looks for completions again and again until there are some or `limit` has passed.
   size_t BusyPoll(absl::Duration limit, absl::Span<Completion> out);
   unsigned CompletionsReady() const;
@@ -182,6 +200,11 @@ class UringRing final : public Ring {
   bool Translate(const io_uring_cqe& cqe, Completion* out);
   void TakeBuffer(uint32_t flags, int32_t result, Completion* out);
   void OnInternal(OpToken token, const io_uring_cqe& cqe);
+  // After a call of the kernel, before its completions are taken: quiet sends that have none are
+  // over.
+  void SettleQuietSends();
+  // It has a completion.
+  void ForgetQuietSend(OpToken token);
 
   // Completions that don't come from the kernel, or had to leave its queue early.
   void AddReady(OpToken token, int32_t result);
@@ -209,10 +232,26 @@ class UringRing final : public Ring {
   unsigned enter_flags_ = 0;
   absl::Duration busy_poll_;
   int64_t gather_usec_ = 0;
-  unsigned sends_ = 0;  // prepared since the last call of the kernel
+  unsigned sends_ = 0;        // prepared since the last call of the kernel
+  unsigned completions_ = 0;  // that they and the answers to them will have
+  struct QuietSend {
+    OpToken token;
+    int32_t bytes;
+  };
+  std::vector<QuietSend> quiet_sends_;  // as submitted; without a token: over
+  size_t quiet_sends_at_ = 0;           // before it is the last one that was found to be over
+  bool quiet_sends_owed_ = false;       // some may be over that have not been told
   // Operations of this ring that still owe their last completion.
   uint64_t in_flight_ = 0;
   absl::Time now_ = MonotonicNow();
+
+  struct Alarm {
+    absl::Time when;
+    uint32_t number;
+  };
+  absl::InlinedVector<Alarm, kAlarmsMax> alarms_;  // with the kernel, the earliest last
+  uint32_t next_alarm_ = 0;                        // the next one's number
+  __kernel_timespec alarm_time_ = {};              // read when the kernel takes the entry
 
   Group groups_[kBufferGroups];
   std::vector<Completion> ready_;  // [ready_head_, end) wait to be delivered
@@ -234,7 +273,7 @@ absl::Status UringRing::Open(const RingOptions& options, std::vector<std::string
   const unsigned entries = std::clamp(options.entries, 1u, kEntriesMax);
   absl::Status status = uring_.Open(entries, std::min(entries, kEntriesMin), &features_, warnings);
   if (!status.ok()) return status;
-  allowed->defer_taskrun &= !features_.sqpoll;
+  for (bool Features::*flag : kNotWithSqpoll) (*allowed).*flag &= !features_.sqpoll;
   status = ProbeFeatures(ring_, InternalToken(Internal::kProbe), &features_);
   if (!status.ok()) return status;
   if (features_.registered_ring) features_.registered_ring = io_uring_register_ring_fd(ring_) == 1;
@@ -348,6 +387,7 @@ void UringRing::EndOperations() {
     }
     // What was just running is asked again after a while.
     cancelling = Enter(absl::Milliseconds(20)) == WakeUp::kEvents;
+    SettleQuietSends();
     size_t n;
     do {
       n = Reap(absl::MakeSpan(dropped));
@@ -454,11 +494,56 @@ void UringRing::RecvInto(OpToken token, Fd socket, char* memory, size_t capacity
   sqe->user_data = token.value();
 }
 
-void UringRing::Send(OpToken token, Fd socket, const msghdr* message) {
+void UringRing::Send(OpToken token, Fd socket, const msghdr* message, Notice notice) {
   io_uring_sqe* sqe = Prepare();
   io_uring_prep_sendmsg(sqe, socket, message, kSendFlags);
-  ++sends_;
   sqe->user_data = token.value();
+  ++sends_;
+  completions_ += 2;
+  if (notice == Notice::kWakes || !features_.quiet_send) return;
+  // Over when the call that submits it returns, with everything sent, or with a completion.
+  --completions_;
+  sqe->user_data = WithKind(kQuietSend, token).value();
+  sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+  sqe->msg_flags |= MSG_DONTWAIT;
+  int32_t bytes = 0;
+  for (size_t i = 0; i < message->msg_iovlen; ++i) {
+    bytes += static_cast<int32_t>(message->msg_iov[i].iov_len);
+  }
+  quiet_sends_.push_back({token, bytes});
+}
+
+void UringRing::SettleQuietSends() {
+  if (quiet_sends_.empty()) return;
+  const unsigned flags =
+      std::atomic_ref<unsigned>(*ring_->sq.kflags).load(std::memory_order_relaxed);
+  // Not all were taken, or completions are where they can't be seen.
+  quiet_sends_owed_ = PublishSubmissions() > 0 || (flags & IORING_SQ_CQ_OVERFLOW) != 0;
+  if (quiet_sends_owed_) return;
+  const io_uring_cq& cq = ring_->cq;
+  const unsigned tail = std::atomic_ref<unsigned>(*cq.ktail).load(std::memory_order_acquire);
+  for (unsigned head = *cq.khead; head != tail; ++head) {
+    const OpToken token = OpToken::FromValue(cq.cqes[head & cq.ring_mask].user_data);
+    if (token.kind() == kQuietSend) ForgetQuietSend(WithKind(OpKind::kSend, token));
+  }
+  for (const QuietSend& send : quiet_sends_) {
+    if (send.token.kind() == OpKind::kNone) continue;
+    AddReady(send.token, send.bytes);
+    --in_flight_;
+  }
+  quiet_sends_.clear();
+  quiet_sends_at_ = 0;
+}
+
+void UringRing::ForgetQuietSend(OpToken token) {
+  const auto is_it = [&](const QuietSend& send) { return send.token == token; };
+  // Completions mostly come in the order of submission.
+  const auto from = quiet_sends_.begin() + static_cast<ptrdiff_t>(quiet_sends_at_);
+  auto found = std::find_if(from, quiet_sends_.end(), is_it);
+  if (found == quiet_sends_.end()) found = std::find_if(quiet_sends_.begin(), from, is_it);
+  if (found == quiet_sends_.end() || !is_it(*found)) return;
+  found->token = OpToken();
+  quiet_sends_at_ = static_cast<size_t>(found - quiet_sends_.begin()) + 1;
 }
 
 void UringRing::SendZeroCopy(OpToken token, Fd socket, absl::string_view bytes) {
@@ -556,23 +641,34 @@ size_t UringRing::SubmitAndWait(absl::Duration limit, absl::Span<Completion> out
     ArmHeldRecvs();
     ArmMailbox();
     n = TakeReady(out);
-    const bool may_sleep = n == 0 && !MoreToArm();
+    const bool may_sleep = n == 0 && !MoreToArm() && !quiet_sends_owed_;
     if (may_sleep && busy_poll_ > absl::ZeroDuration() && left > absl::ZeroDuration()) {
       n = BusyPoll(std::min(busy_poll_, left), out);
       if (n > 0) break;
       left = now_ + limit - MonotonicNow();
     }
-    const WakeUp wake_up = Enter(may_sleep ? left : absl::ZeroDuration());
-    n += ReapAll(out.subspan(n));
-    n += TakeReady(out.subspan(n));
+    const bool alarm_set = may_sleep && SetAlarm(now_ + limit, left);
+    // The preparing of the alarm may have made room by taking completions.
+    const bool sleeps = may_sleep && ready_.empty();
+    const WakeUp wake_up = Enter(sleeps ? left : absl::ZeroDuration(), alarm_set);
+    n += Collect(out.subspan(n));
     if (n > 0 || wake_up == WakeUp::kTimeout || left <= absl::ZeroDuration()) break;
     // Woken for the ring's own sake, or by a signal. The limit counts from the end of the last
     // turn, which is what the caller took it from, and which saves a look at the clock in every
     // turn.
     left = now_ + limit - MonotonicNow();
+    if (left <= absl::ZeroDuration()) break;
   }
   now_ = MonotonicNow();
   return n;
+}
+
+size_t UringRing::Collect(absl::Span<Completion> out) {
+  SettleQuietSends();
+  size_t n = TakeReady(out);
+  n += ReapAll(out.subspan(n));
+  SettleQuietSends();                    // where completions had overflown
+  return n + TakeReady(out.subspan(n));  // and what the ring's own led to: mail
 }
 
 size_t UringRing::BusyPoll(absl::Duration limit, absl::Span<Completion> out) {
@@ -580,15 +676,29 @@ size_t UringRing::BusyPoll(absl::Duration limit, absl::Span<Completion> out) {
   size_t n = 0;
   do {
     Enter(absl::ZeroDuration());
-    n = ReapAll(out);
-    n += TakeReady(out.subspan(n));
+    n = Collect(out);
     // What waits to be armed waits for the next turn's beginning.
     if (MoreToArm() || !(features_.msg_ring || mailbox_armed_)) break;
   } while (n == 0 && MonotonicNow() < end);
   return n;
 }
 
-UringRing::WakeUp UringRing::Enter(absl::Duration limit) {
+bool UringRing::SetAlarm(absl::Time when, absl::Duration left) {
+  if (!features_.lasting_timeout || left < kAlarmLimitMin || left >= kForever) return false;
+  if (!alarms_.empty() && alarms_.back().when <= when) return true;
+  if (alarms_.size() == kAlarmsMax) return false;
+  // Relative: clocks of time namespaces don't matter.
+  const timespec time = absl::ToTimespec(left);
+  alarm_time_.tv_sec = time.tv_sec;
+  alarm_time_.tv_nsec = time.tv_nsec;
+  io_uring_sqe* sqe = Prepare();
+  io_uring_prep_timeout(sqe, &alarm_time_, 0, 0);
+  sqe->user_data = InternalToken(Internal::kAlarm, next_alarm_).value();
+  alarms_.push_back({.when = when, .number = next_alarm_++});
+  return true;
+}
+
+UringRing::WakeUp UringRing::Enter(absl::Duration limit, bool alarm_set) {
   const unsigned submissions = PublishSubmissions();
   const bool wait = limit > absl::ZeroDuration();
   unsigned flags = enter_flags_;
@@ -608,11 +718,12 @@ UringRing::WakeUp UringRing::Enter(absl::Duration limit) {
   WaitArgument arg = {};
   unsigned completions = wait ? 1 : 0;
   if (sends_ >= kGatherSends && gather_usec_ > 0 && limit > absl::Microseconds(gather_usec_)) {
-    completions = 2 * sends_;
+    completions = completions_;
     arg.min_wait_usec = static_cast<uint32_t>(gather_usec_);
+    alarm_set = false;  // without a timeout such a wait ends after its shortest time
   }
-  sends_ = 0;
-  if (wait && limit < absl::Hours(24)) {
+  sends_ = completions_ = 0;
+  if (wait && !alarm_set && limit < kForever) {
     const timespec ts = absl::ToTimespec(limit);
     timeout.tv_sec = ts.tv_sec;
     timeout.tv_nsec = ts.tv_nsec;
@@ -707,6 +818,10 @@ bool UringRing::Translate(const io_uring_cqe& cqe, Completion* out) {
     OnInternal(token, cqe);
     return false;
   }
+  if (ABSL_PREDICT_FALSE(token.kind() == kQuietSend)) {
+    out->token = WithKind(OpKind::kSend, token);
+    ForgetQuietSend(out->token);
+  }
   if (ABSL_PREDICT_TRUE(token.kind() != OpKind::kNone)) return true;
   out->data = Slice();
   return false;
@@ -747,6 +862,13 @@ void UringRing::OnInternal(OpToken token, const io_uring_cqe& cqe) {
       --group.with_kernel;
       Block* block = group.pool->block(token.index());
       if (--block->refs == 0) group.pool->Recycle(block);
+      return;
+    }
+    case Internal::kAlarm: {
+      const auto alarm = std::find_if(alarms_.begin(), alarms_.end(),
+                                      [&](const Alarm& a) { return a.number == token.index(); });
+      if (alarm != alarms_.end()) alarms_.erase(alarm);
+      if (cqe.res != -ETIME) features_.lasting_timeout = false;
       return;
     }
     case Internal::kCancelAll:

@@ -129,9 +129,10 @@ absl::Status Uring::Open(unsigned entries, unsigned entries_min, Features* featu
                                  IORING_FEAT_FAST_POLL | IORING_FEAT_EXT_ARG;
     if ((params.features & kNeeded) != kNeeded) return SetupError("io_uring_setup", EINVAL);
     features->min_wait &= (params.features & kFeatureMinTimeout) != 0;
+    features->quiet_send &= (params.features & IORING_FEAT_CQE_SKIP) != 0;
     break;
   }
-  features->defer_taskrun &= !features->sqpoll;  // one or the other
+  for (bool Features::*flag : kNotWithSqpoll) (*features).*flag &= !features->sqpoll;
   if (entries != wanted && warnings != nullptr) {
     warnings->push_back(absl::StrCat("io_uring: no memory for ", wanted,
                                      " submission entries, using ", entries,

@@ -49,6 +49,8 @@ struct Features {
   bool send_zc_fixed = true;        // from registered memory
   bool cancel_any = true;           // (5.19)
   bool min_wait = true;             // a wait for many, or for a while (6.12)
+  bool quiet_send = true;           // no completion of a send that has sent everything (6.1)
+  bool lasting_timeout = true;      // not one a wait; see UringRing::SetAlarm
   bool sqpoll = true;               // if wanted; instead of defer_taskrun
 };
 struct FeatureName {
@@ -68,8 +70,13 @@ constexpr FeatureName kFeatureNames[] = {
     {"send_zc_fixed", &Features::send_zc_fixed},
     {"cancel_any", &Features::cancel_any},
     {"min_wait", &Features::min_wait},
+    {"quiet_send", &Features::quiet_send},
+    {"lasting_timeout", &Features::lasting_timeout},
     {"sqpoll", &Features::sqpoll},
 };
+// These need it that the call that submits an operation also does it.
+constexpr bool Features::*kNotWithSqpoll[] = {&Features::defer_taskrun, &Features::quiet_send,
+                                              &Features::lasting_timeout};
 
 // All but what the options leave out or disable. Error: they name a feature that there is not.
 absl::StatusOr<Features> AllowedFeatures(const RingOptions& options);

@@ -125,9 +125,9 @@ class WorkerRig::MeteredRing final : public io::Ring {
     const Outside outside(this);
     ring_.RecvInto(token, socket, memory, capacity);
   }
-  void Send(io::OpToken token, io::Fd socket, const msghdr* message) override {
+  void Send(io::OpToken token, io::Fd socket, const msghdr* message, io::Notice notice) override {
     const Outside outside(this);
-    ring_.Send(token, socket, message);
+    ring_.Send(token, socket, message, notice);
   }
   void SendZeroCopy(io::OpToken token, io::Fd socket, absl::string_view bytes) override {
     const Outside outside(this);

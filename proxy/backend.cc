@@ -367,7 +367,7 @@ void Backend::Flush() {
     Give(request);
   }
   if (unsent_.empty() && connection_.send_idle()) arena_.Release();
-  connection_.Flush();
+  connection_.Flush(io::Notice::kQuiet);
   ArmDeadline();
   if (dropped && owed() == 0) return AfterReply();
   if (state_ == State::kRetired && owed() == 0) Fail(Failure::kRetired, "");

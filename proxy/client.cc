@@ -906,7 +906,9 @@ void Client::OnSend(const io::Completion& completion) {
 void Client::Flush() {
   dirty = false;
   if (state_ == State::kClosing || state_ == State::kFree) return;
-  connection_.Flush();
+  // Who is to be closed waits for the end of what is sent, and so do others where memory is short.
+  const bool quiet = state_ == State::kOpen && worker_->MemoryEasy();
+  connection_.Flush(quiet ? io::Notice::kQuiet : io::Notice::kWakes);
   if (HasInput() && !runnable && MayTake()) worker_->MarkRunnable(this);
   ControlReading();
   if (head_ == nullptr && connection_.send_idle() && partial_.empty()) {
@@ -943,7 +945,7 @@ void Client::ControlReading() {
 }
 
 void Client::UpdateCharge() {
-  const size_t output = connection_.unsent_bytes() + reply_bytes_;
+  const size_t output = connection_.unsent_bytes() - connection_.quiet_bytes() + reply_bytes_;
   size_t held = input_bytes_ + partial_.size() + request_bytes_ + output;
   size_t most = worker_->config().client_output_bytes_max;
   size_t slow = kSlowReaderBytes;

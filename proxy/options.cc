@@ -21,9 +21,10 @@ namespace {
 
 // What io::UringRing can do without, by the names that its Describe() shows.
 constexpr absl::string_view kRingFeatures[] = {
-    "defer_taskrun",       "registered_ring", "multishot_accept", "multishot_recv", "buffer_ring",
-    "incremental_buffers", "msg_ring",        "send_zc",          "send_zc_report", "send_zc_fixed",
-    "cancel_any",          "min_wait",        "sqpoll",
+    "defer_taskrun",  "registered_ring",     "multishot_accept", "multishot_recv",
+    "buffer_ring",    "incremental_buffers", "msg_ring",         "send_zc",
+    "send_zc_report", "send_zc_fixed",       "cancel_any",       "min_wait",
+    "quiet_send",     "lasting_timeout",     "sqpoll",
 };
 constexpr uint64_t kKilo = 1 << 10;
 constexpr uint64_t kMega = 1 << 20;

@@ -192,7 +192,7 @@ void SubscriberLink::Ping() {
 void SubscriberLink::Flush() {
   dirty = false;
   if (state_ != State::kHandshake && state_ != State::kOpen) return;
-  connection_.Flush();
+  connection_.Flush(io::Notice::kQuiet);
   if (connection_.send_idle()) arena_.Release();
 }
 

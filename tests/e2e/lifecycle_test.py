@@ -393,7 +393,8 @@ class FeaturesTest(FakeClusterTestCase):
     """Row H10: without each feature of io_uring it serves all the same."""
 
     FEATURES = ("defer_taskrun", "registered_ring", "multishot_accept", "multishot_recv",
-                "buffer_ring", "incremental_buffers", "msg_ring", "cancel_any", "min_wait")
+                "buffer_ring", "incremental_buffers", "msg_ring", "cancel_any", "min_wait",
+                "quiet_send", "lasting_timeout")
 
     def serve(self, proxy):
         client, other = self.client(proxy), self.client(proxy)

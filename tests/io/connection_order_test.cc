@@ -41,6 +41,7 @@ class HeldRing final : public Ring {
     const msghdr* message = nullptr;
     absl::string_view bytes = {};  // of a zero-copy send
     bool zero_copy = false;
+    Notice notice = Notice::kWakes;  // of a send
   };
 
   explicit HeldRing(bool zero_copy = false) : zero_copy_(zero_copy) {}
@@ -66,8 +67,8 @@ class HeldRing final : public Ring {
           .memory = memory,
           .capacity = capacity});
   }
-  void Send(OpToken token, Fd, const msghdr* message) override {
-    Hold({.kind = OpKind::kSend, .token = token, .message = message});
+  void Send(OpToken token, Fd, const msghdr* message, Notice notice) override {
+    Hold({.kind = OpKind::kSend, .token = token, .message = message, .notice = notice});
   }
   void SendZeroCopy(OpToken token, Fd, absl::string_view bytes) override {
     Hold({.kind = OpKind::kSend, .token = token, .bytes = bytes, .zero_copy = true});
@@ -463,6 +464,33 @@ TEST_F(ConnectionOrderTest, ASendThatFailedForNoFaultOfThePeerIsRepeated) {
   }
   connection_.Flush();
   EXPECT_EQ(SentText(ring_.Peek(OpKind::kSend)), "again");
+}
+
+TEST_F(ConnectionOrderTest, ASendIsQuietIfAskedForAndSmallAndTheOneBeforeHadRoom) {
+  Open();
+  const auto flush = [&](size_t bytes, Notice notice) {
+    connection_.Send(CopyToHeap(std::string(bytes, 'x')));
+    connection_.Flush(notice);
+    return ring_.Peek(OpKind::kSend).notice;
+  };
+  EXPECT_EQ(flush(10, Notice::kWakes), Notice::kWakes);
+  EXPECT_EQ(EndSend(10), SendEvent::kProgress);
+  EXPECT_EQ(flush(16384, Notice::kQuiet), Notice::kQuiet);
+  EXPECT_EQ(EndSend(16384), SendEvent::kProgress);
+  EXPECT_EQ(flush(16385, Notice::kQuiet), Notice::kWakes);
+  EXPECT_EQ(EndSend(16385), SendEvent::kProgress);
+  // A part of it went.
+  EXPECT_EQ(flush(10, Notice::kQuiet), Notice::kQuiet);
+  EXPECT_EQ(EndSend(9), SendEvent::kProgress);
+  EXPECT_EQ(flush(10, Notice::kQuiet), Notice::kWakes);
+  EXPECT_EQ(EndSend(11), SendEvent::kProgress);
+  // Nothing of it went.
+  EXPECT_EQ(flush(10, Notice::kQuiet), Notice::kQuiet);
+  EXPECT_EQ(EndSend(-EAGAIN), SendEvent::kProgress);
+  connection_.Flush(Notice::kQuiet);
+  EXPECT_EQ(ring_.Peek(OpKind::kSend).notice, Notice::kWakes);
+  EXPECT_EQ(EndSend(10), SendEvent::kProgress);
+  EXPECT_EQ(flush(10, Notice::kQuiet), Notice::kQuiet);
 }
 
 TEST_F(ConnectionOrderTest, ASendErrorIsFinalAndCountsNothing) {

@@ -116,11 +116,15 @@ class Receiver final : public Agent {
   int without_buffers_ = 0;
 };
 
-// Sends a text in parts, again and again after short sends. What has been sent is overwritten when
-// the completion is there: nobody may look at it after.
+// Sends a text in parts, again and again after short sends and, if quietly, the first time and
+// after sends that sent everything they had, kQuietBytes at a time. What has been sent is
+// overwritten when the completion is there: nobody may look at it after.
 class Sender final : public Agent {
  public:
-  Sender(Side* side, Fd socket, std::string bytes, size_t parts = 1);
+  static constexpr size_t kQuietBytes = 10000;
+
+  Sender(Side* side, Fd socket, std::string bytes, size_t parts = 1,
+         Notice notice = Notice::kWakes);
   void Poll() override;
 
   size_t sent() const { return sent_; }
@@ -131,15 +135,18 @@ class Sender final : public Agent {
   std::string& bytes() { return bytes_; }
 
  private:
-  void Start();
+  void Start(Notice notice);
 
   Side* const side_;
   const Fd socket_;
   std::string bytes_;
   const size_t parts_;
+  const Notice notice_;
   const OpToken token_;
   std::vector<iovec> iovecs_;
   msghdr message_ = {};
+  size_t asked_ = 0;  // of the send in flight
+  bool quiet_ = false;
   size_t sent_ = 0;
   int error_ = 0;
   int completions_ = 0;

@@ -78,28 +78,33 @@ void Receiver::Poll() {
   }
 }
 
-Sender::Sender(Side* side, Fd socket, std::string bytes, size_t parts)
+Sender::Sender(Side* side, Fd socket, std::string bytes, size_t parts, Notice notice)
     : side_(side),
       socket_(socket),
       bytes_(std::move(bytes)),
       parts_(parts),
+      notice_(notice),
       token_(side->NewToken(OpKind::kSend)) {
-  Start();
+  Start(notice);
 }
 
-void Sender::Start() {
+void Sender::Start(Notice notice) {
   iovecs_.clear();
-  const size_t part = std::max<size_t>(1, (bytes_.size() - sent_) / parts_);
-  for (size_t at = sent_; at < bytes_.size();) {
-    size_t n = std::min(part, bytes_.size() - at);
-    if (iovecs_.size() + 1 == parts_) n = bytes_.size() - at;
+  const size_t left = bytes_.size() - sent_;
+  const size_t end = sent_ + (notice == Notice::kQuiet ? std::min(left, kQuietBytes) : left);
+  const size_t part = std::max<size_t>(1, (end - sent_) / parts_);
+  for (size_t at = sent_; at < end;) {
+    size_t n = std::min(part, end - at);
+    if (iovecs_.size() + 1 == parts_) n = end - at;
     iovecs_.push_back({.iov_base = bytes_.data() + at, .iov_len = n});
     at += n;
   }
   message_ = {};
   message_.msg_iov = iovecs_.data();
   message_.msg_iovlen = iovecs_.size();
-  side_->ring()->Send(token_, socket_, &message_);
+  asked_ = end - sent_;
+  quiet_ = notice == Notice::kQuiet;
+  side_->ring()->Send(token_, socket_, &message_, notice);
 }
 
 void Sender::Poll() {
@@ -107,17 +112,21 @@ void Sender::Poll() {
   while (side_->Take(token_, &completion)) {
     ++completions_;
     ASSERT_FALSE(completion.more);
+    if (quiet_ && completion.result == -EAGAIN) {
+      Start(Notice::kWakes);
+      continue;
+    }
     if (completion.result < 0) {
       error_ = -completion.result;
       return;
     }
     ASSERT_GT(completion.result, 0);
     const size_t n = static_cast<size_t>(completion.result);
-    ASSERT_LE(n, bytes_.size() - sent_);
+    ASSERT_LE(n, asked_);
     memset(bytes_.data() + sent_, '!', n);
     memset(iovecs_.data(), 0, iovecs_.size() * sizeof(iovec));
     sent_ += n;
-    if (sent_ < bytes_.size()) Start();
+    if (sent_ < bytes_.size()) Start(n == asked_ ? notice_ : Notice::kWakes);
   }
 }
 
@@ -715,6 +724,93 @@ TEST_P(RingConformanceTest, ASendPendsUntilThePeerReadsAndReadsItsBytesLate) {
   EXPECT_TRUE(receiver.received() == text);
 }
 
+TEST_P(RingConformanceTest, QuietSendsArriveInOrderAndStopWhereThereIsNoRoom) {
+  const Pair pair = Connect();
+  const std::string text = Pattern(32 << 20);
+  Sender sender(&client(), pair.client, text, 3, Notice::kQuiet);
+  size_t before;
+  do {
+    before = sender.sent();
+    server().Turn(absl::ZeroDuration());  // the clock has stood still meanwhile
+    RunIdle({&sender});
+  } while (sender.sent() > before);
+  EXPECT_FALSE(sender.done());
+  EXPECT_GT(sender.completions(), 1);
+  Receiver receiver(&server(), pair.server);
+  RunUntil([&] { return receiver.received().size() == text.size() && sender.done(); },
+           {&sender, &receiver});
+  EXPECT_EQ(sender.error(), 0);
+  EXPECT_TRUE(receiver.received() == text);
+}
+
+TEST_P(RingConformanceTest, AQuietSendHasOneCompletion) {
+  const Pair pair = Connect();
+  Receiver request(&server(), pair.server);
+  Receiver reply(&client(), pair.client);
+  for (size_t i = 1; i <= 50; ++i) {
+    Sender sender(&client(), pair.client, "?", 1, Notice::kQuiet);
+    ASSERT_TRUE(RunUntil([&] { return request.received().size() == i; }, {&request}));
+    Sender answer(&server(), pair.server, "!", 1, Notice::kQuiet);
+    ASSERT_TRUE(
+        RunUntil([&] { return reply.received().size() == i && sender.done() && answer.done(); },
+                 {&reply, &sender, &answer}));
+    EXPECT_EQ(sender.error() + answer.error(), 0);
+    EXPECT_EQ(sender.completions() + answer.completions(), 2);
+  }
+  RunIdle({&request, &reply});
+  EXPECT_TRUE(server().inbox().empty());
+  EXPECT_TRUE(client().inbox().empty());
+}
+
+// A connection's sends all have one token.
+TEST_P(RingConformanceTest, AQuietSendIsToldFromTheReleaseOfAZeroCopyOne) {
+  if (!client()->zero_copy_send()) GTEST_SKIP() << "zero-copy send is off";
+  const Pair pair = Connect();
+  Receiver receiver(&server(), pair.server);
+  const std::string text = Pattern(10000);
+  const OpToken token = client().NewToken(OpKind::kSend);
+  char byte = 'x';
+  iovec part = {.iov_base = &byte, .iov_len = 1};
+  msghdr message = {};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  std::string expected;
+  for (int i = 0; i < 50; ++i) {
+    client()->SendZeroCopy(token, pair.client, text);
+    Completion completion;
+    ASSERT_TRUE(RunUntil([&] { return client().Take(token, &completion); }, {}));
+    ASSERT_FALSE(completion.send_released);
+    ASSERT_EQ(completion.result, static_cast<int>(text.size()));
+    const bool release_due = completion.more;
+    client()->Send(token, pair.client, &message, Notice::kQuiet);
+    expected += text + byte;
+    ASSERT_TRUE(
+        RunUntil([&] { return receiver.received().size() == expected.size(); }, {&receiver}));
+    for (int releases = release_due ? 1 : 0, sends = 1; releases + sends > 0;) {
+      ASSERT_TRUE(RunUntil([&] { return client().Take(token, &completion); }, {&receiver}));
+      ASSERT_FALSE(completion.more);
+      ASSERT_EQ(completion.result, completion.send_released ? 0 : 1);
+      --(completion.send_released ? releases : sends);
+    }
+  }
+  EXPECT_TRUE(receiver.received() == expected);
+  RunIdle({&receiver});
+  EXPECT_FALSE(client().Has(token));
+}
+
+TEST_P(RingConformanceTest, AQuietSendToAPeerThatIsGoneFails) {
+  const Pair pair = Connect();
+  CloseAndWait(server(), pair.server);
+  int error = 0;
+  for (int i = 0; i < 100 && error == 0; ++i) {
+    Sender sender(&client(), pair.client, "anybody there?", 1, Notice::kQuiet);
+    ASSERT_TRUE(RunUntil([&] { return sender.done(); }, {&sender}));
+    error = sender.error();
+    RunIdle({});
+  }
+  EXPECT_THAT(error, AnyOf(EPIPE, ECONNRESET));
+}
+
 TEST_P(RingConformanceTest, ASendToAPeerThatIsGoneFailsWithoutASignal) {
   const Pair pair = Connect();
   CloseAndWait(server(), pair.server);
@@ -1076,6 +1172,26 @@ TEST_P(RingConformanceTest, AnIdleTurnLastsItsLimitAndTimeStandsStillWithinATurn
   EXPECT_EQ(server()->Now(), end) << busy.size();
   server().Turn(absl::ZeroDuration());
   EXPECT_GE(server()->Now(), end);
+}
+
+TEST_P(RingConformanceTest, EachTurnLastsItsLimitWhetherOthersWereLongerOrShorter) {
+  server().Turn(absl::ZeroDuration());
+  server().inbox().clear();
+  const OpToken cancel = server().NewToken(OpKind::kCancel);
+  for (const int ms : {90, 80, 70, 60, 50, 45, 40, 35, 30, 25, 20, 15, 10, 5, 2, 1, 40, 3, 100}) {
+    // Turns that end at once, whatever their limit.
+    server()->Cancel(cancel, server().NewToken(OpKind::kRecv));
+    Completion completion;
+    for (int turns = 0; !server().Take(cancel, &completion); ++turns) {
+      ASSERT_LT(turns, 1000);
+      server().Turn(absl::Milliseconds(ms));
+    }
+    if (ms > 40 && ms < 100) continue;
+    const absl::Time start = server()->Now();
+    EXPECT_EQ(server().Turn(absl::Milliseconds(ms)), 0u);
+    EXPECT_GE(server()->Now() - start, absl::Milliseconds(ms));
+    EXPECT_LT(server()->Now() - start, absl::Seconds(5));
+  }
 }
 
 TEST_P(RingConformanceTest, ATurnThatHasCompletionsDoesNotSleep) {

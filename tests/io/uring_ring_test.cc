@@ -421,6 +421,128 @@ TEST(UringRingTest, ASignalDoesNotCutATurnShort) {
   sigaction(SIGUSR1, &previous, nullptr);
 }
 
+// Two ends of a stream, of which only one is the ring's.
+class QuietSendTest : public testing::Test {
+ protected:
+  QuietSendTest() { EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends_), 0); }
+  ~QuietSendTest() override {
+    close(ends_[0]);
+    close(ends_[1]);
+  }
+
+  bool works() const { return absl::StrContains(ring_->Describe(), " quiet_send=1"); }
+  void Send(uint32_t number, Notice notice) {
+    ring_->Send(OpToken(OpKind::kSend, 1, number, 1), ends_[0], &message_, notice);
+  }
+
+  RingDirectory directory_{1};
+  std::unique_ptr<Ring> ring_ = NewRing(&directory_, 0);
+  int ends_[2];
+  std::array<char, 10000> bytes_ = {};
+  iovec part_{bytes_.data(), bytes_.size()};
+  msghdr message_{nullptr, 0, &part_, 1, nullptr, 0, 0};
+  Completion batch_[64];
+};
+
+TEST_F(QuietSendTest, ItDoesNotEndAWait) {
+  if (!works()) GTEST_SKIP() << "the kernel can't leave out a completion";
+  Send(1, Notice::kQuiet);
+  const absl::Time start = ring_->Now();
+  ASSERT_EQ(ring_->SubmitAndWait(absl::Milliseconds(50), absl::MakeSpan(batch_)), 1u);
+  EXPECT_GE(ring_->Now() - start, absl::Milliseconds(50));
+  EXPECT_EQ(batch_[0].token, OpToken(OpKind::kSend, 1, 1, 1));
+  EXPECT_EQ(batch_[0].result, static_cast<int>(bytes_.size()));
+  std::array<char, 20000> read_bytes;
+  EXPECT_EQ(read(ends_[1], read_bytes.data(), read_bytes.size()), ssize_t{10000});
+}
+
+TEST_F(QuietSendTest, ItsCompletionComesBeforeThatOfWhatEndsTheWait) {
+  if (!works()) GTEST_SKIP() << "the kernel can't leave out a completion";
+  ring_->Recv(OpToken(OpKind::kRecv, 1, 2, 1), ends_[0], BufferGroup::kClients);
+  Send(1, Notice::kQuiet);
+  ASSERT_EQ(write(ends_[1], "x", 1), 1);
+  size_t n = 0;
+  while (n < 2) {
+    const size_t more = ring_->SubmitAndWait(absl::Seconds(20), absl::MakeSpan(batch_).subspan(n));
+    ASSERT_GT(more, 0u);
+    n += more;
+  }
+  ASSERT_EQ(n, 2u);
+  EXPECT_EQ(batch_[0].token, OpToken(OpKind::kSend, 1, 1, 1));
+  EXPECT_EQ(batch_[1].token, OpToken(OpKind::kRecv, 1, 2, 1));
+}
+
+TEST_F(QuietSendTest, WithoutRoomItEndsTheWait) {
+  if (!works()) GTEST_SKIP() << "the kernel can't leave out a completion";
+  const absl::Time start = ring_->Now();
+  int last = 1;
+  for (uint32_t i = 1; last > 0 && i < 10000; ++i) {
+    Send(i, Notice::kQuiet);
+    ASSERT_EQ(ring_->SubmitAndWait(absl::ZeroDuration(), absl::MakeSpan(batch_)), 1u);
+    ASSERT_EQ(batch_[0].token, OpToken(OpKind::kSend, 1, i, 1));
+    last = batch_[0].result;
+  }
+  EXPECT_EQ(last, -EAGAIN);
+  Send(0, Notice::kQuiet);
+  ASSERT_EQ(ring_->SubmitAndWait(absl::Seconds(60), absl::MakeSpan(batch_)), 1u);
+  EXPECT_EQ(batch_[0].token, OpToken(OpKind::kSend, 1, 0, 1));
+  EXPECT_EQ(batch_[0].result, -EAGAIN);
+  EXPECT_LT(ring_->Now() - start, absl::Seconds(30));
+}
+
+TEST_F(QuietSendTest, OneThatSendsAPartSaysHowMuchAndEndsTheWait) {
+  if (!works()) GTEST_SKIP() << "the kernel can't leave out a completion";
+  std::string text(16 << 20, 'x');
+  part_ = {text.data(), text.size()};
+  const absl::Time start = ring_->Now();
+  Send(1, Notice::kQuiet);
+  ASSERT_EQ(ring_->SubmitAndWait(absl::Seconds(60), absl::MakeSpan(batch_)), 1u);
+  EXPECT_LT(ring_->Now() - start, absl::Seconds(30));
+  const ssize_t sent = batch_[0].result;
+  EXPECT_GT(sent, 0);
+  EXPECT_LT(sent, ssize_t{16} << 20);
+  ssize_t came = 0;
+  for (ssize_t n; (n = recv(ends_[1], text.data(), text.size(), MSG_DONTWAIT)) > 0;) came += n;
+  EXPECT_EQ(came, sent);
+}
+
+// 8 entries have room for 32 completions: failures beyond that are where they can't be seen.
+TEST(UringRingTest, EachQuietSendEndsOnceWhenTheQueueOverflows) {
+  RingDirectory directory(1);
+  const auto ring = NewRing(&directory, 0, {.entries = 8});
+  constexpr uint32_t kPairs = 200;
+  char byte = 'x';
+  iovec part{&byte, 1};
+  msghdr message{nullptr, 0, &part, 1, nullptr, 0, 0};
+  int ends[kPairs][2];
+  for (uint32_t i = 0; i < kPairs; ++i) {
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends[i]), 0);
+    if (i % 2 == 1) shutdown(ends[i][1], SHUT_RD);  // these fail
+    ring->Send(OpToken(OpKind::kSend, 1, i, 1), ends[i][0], &message, Notice::kQuiet);
+    ring->Close(OpToken(OpKind::kClose, 1, i, 1), -1);
+  }
+  std::set<uint32_t> sends, closes;
+  Completion batch[16];
+  while (sends.size() < kPairs || closes.size() < kPairs) {
+    const size_t n = ring->SubmitAndWait(absl::Seconds(20), absl::MakeSpan(batch));
+    ASSERT_GT(n, 0u);
+    for (size_t i = 0; i < n; ++i) {
+      const uint32_t index = batch[i].token.index();
+      if (batch[i].token.kind() == OpKind::kSend) {
+        EXPECT_TRUE(sends.insert(index).second) << index << " twice";
+        EXPECT_EQ(batch[i].result, index % 2 == 1 ? -EPIPE : 1) << index;
+      } else {
+        EXPECT_TRUE(closes.insert(index).second) << index << " twice";
+      }
+    }
+  }
+  EXPECT_EQ(ring->SubmitAndWait(absl::ZeroDuration(), absl::MakeSpan(batch)), 0u);
+  for (const auto& pair : ends) {
+    close(pair[0]);
+    close(pair[1]);
+  }
+}
+
 class GatherTest : public testing::Test {
  protected:
   // Completions.
@@ -458,12 +580,14 @@ class GatherTest : public testing::Test {
   }
 
   // Sends a byte on each of so many sockets. What one call then gives.
-  Came SendAndWait(size_t sends) {
+  Came SendAndWait(size_t sends, Notice notice = Notice::kWakes,
+                   absl::Duration limit = absl::Seconds(60)) {
     for (size_t i = 0; i < sends; ++i) {
-      ring_->Send(OpToken(OpKind::kSend, 1, static_cast<uint32_t>(i), 1), own_[i], &message_);
+      ring_->Send(OpToken(OpKind::kSend, 1, static_cast<uint32_t>(i), 1), own_[i], &message_,
+                  notice);
     }
     std::array<Completion, 64> batch;
-    const size_t n = ring_->SubmitAndWait(absl::Seconds(60), absl::MakeSpan(batch));
+    const size_t n = ring_->SubmitAndWait(limit, absl::MakeSpan(batch));
     Came came;
     for (size_t i = 0; i < n; ++i) {
       EXPECT_EQ(batch[i].result, 1);
@@ -492,6 +616,28 @@ TEST_F(GatherTest, AWaitAfterManySendsEndsWhenAllAreAnswered) {
   const Came came = SendAndWait(kSockets);
   EXPECT_EQ(came.sends, kSockets);
   EXPECT_EQ(came.answers, kSockets);
+}
+
+TEST_F(GatherTest, AWaitAfterManyQuietSendsEndsWhenAllAreAnswered) {
+  if (!works()) GTEST_SKIP() << "the kernel has no min_wait";
+  ring_->SetGatherTime(absl::Seconds(30));
+  AnswerAll();
+  const Came came = SendAndWait(kSockets, Notice::kQuiet);
+  EXPECT_EQ(came.sends, kSockets);
+  EXPECT_EQ(came.answers, kSockets);
+}
+
+TEST_F(GatherTest, AWaitAfterManyQuietSendsLastsUntilItsLimitWhenAnswersAreMissing) {
+  if (!absl::StrContains(ring_->Describe(), " quiet_send=1")) {
+    GTEST_SKIP() << "the kernel can't leave out a completion";
+  }
+  ring_->SetGatherTime(absl::Milliseconds(10));
+  const absl::Time begin = absl::Now();
+  const Came came = SendAndWait(kSockets, Notice::kQuiet, absl::Milliseconds(60));
+  EXPECT_EQ(came.sends, kSockets);
+  EXPECT_EQ(came.answers, 0u);
+  EXPECT_GE(absl::Now() - begin, absl::Milliseconds(60));
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(30));
 }
 
 TEST_F(GatherTest, ItEndsAfterTheTimeWhenAnswersAreMissing) {
@@ -572,7 +718,8 @@ TEST(UringRingTest, ARequestAndItsReplyAllocateNothing) {
   size_t before = 0;
   for (int i = 0; i < 5000; ++i) {
     if (i == 1000) before = allocations;
-    ring->Send(OpToken(OpKind::kSend, 1, 3, 1), pair.client, &message);
+    ring->Send(OpToken(OpKind::kSend, 1, 3, 1), pair.client, &message,
+               i % 2 == 0 ? Notice::kQuiet : Notice::kWakes);
     size_t expected = sizeof(text);
     bool sent = false;
     while (expected > 0 || !sent) {

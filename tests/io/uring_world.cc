@@ -80,12 +80,15 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Masked({}), Masked({}, /*zero_copy=*/true), Masked({"defer_taskrun"}),
                     Masked({"registered_ring"}), Masked({"multishot_accept"}),
                     Masked({"multishot_recv"}), Masked({"buffer_ring"}),
-                    Masked({"incremental_buffers"}), Masked({"msg_ring"}),
-                    Masked({"send_zc_report"}, true), Masked({"send_zc_fixed"}, true),
+                    Masked({"incremental_buffers"}), Masked({"msg_ring"}), Masked({"quiet_send"}),
+                    Masked({"lasting_timeout"}), Masked({"send_zc_report"}, true),
+                    Masked({"send_zc_fixed"}, true),
                     Masked({"multishot_accept", "multishot_recv", "buffer_ring", "msg_ring",
-                            "registered_ring", "defer_taskrun"}),
+                            "registered_ring", "defer_taskrun", "quiet_send", "lasting_timeout"}),
                     With("sqpoll", {.submission_thread = true}),
                     With("busy_poll", {.busy_poll = absl::Milliseconds(2)}),
+                    With("busy_poll_mail",
+                         {.busy_poll = absl::Milliseconds(2), .disabled_features = {"msg_ring"}}),
                     With("gather", {}, absl::Milliseconds(2))),
     RingFactoryName);
 

@@ -49,6 +49,7 @@ struct SimRing::Op {
   char* memory = nullptr;                             // kRecvInto
   size_t capacity = 0;                                // kRecvInto
   const msghdr* message = nullptr;                    // kSend
+  bool quiet = false;                                 // kSend
   absl::string_view bytes;                            // kSendZeroCopy
   std::shared_ptr<ZeroCopy> zero_copy;                // kSendZeroCopy
   std::string expected;                               // what was to be sent when it was submitted
@@ -312,9 +313,10 @@ void SimRing::RecvInto(io::OpToken token, io::Fd socket, char* memory, size_t ca
   Queue(op);
 }
 
-void SimRing::Send(io::OpToken token, io::Fd socket, const msghdr* message) {
+void SimRing::Send(io::OpToken token, io::Fd socket, const msghdr* message, io::Notice notice) {
   Op* op = NewOp(kSend, token, socket);
   op->message = message;
+  op->quiet = notice == io::Notice::kQuiet;
   Queue(op);
 }
 
@@ -636,6 +638,7 @@ void SimRing::AttemptSend(Op* op) {
                                                      : stream->Write(next, n);
     if (result == -EAGAIN) {
       if (op->sent > 0 && net_->random()->Chance(net_->faults()->short_send)) break;
+      if (op->quiet) return EndSend(op, op->sent > 0 ? static_cast<int>(op->sent) : -EAGAIN);
       return;  // waits for room
     }
     if (result < 0) {
@@ -649,6 +652,14 @@ void SimRing::AttemptSend(Op* op) {
 // The result of a send stands. It may be told later: a reply can be here before that.
 void SimRing::EndSend(Op* op, int result) {
   const Nanos late = Late(net_->faults()->late_completion);
+  if (late == 0 && op->quiet && result == static_cast<int>(op->expected.size())) {
+    io::Completion completion;
+    completion.token = op->token;
+    completion.result = result;
+    net_->Trace("quiet", op->token.value(), static_cast<uint64_t>(result));
+    quiet_.push_back(std::move(completion));
+    return Finish(op);
+  }
   if (late == 0) return Complete(op, result, false, io::Slice());
   op->result = result;
   op->over = true;
@@ -817,6 +828,7 @@ size_t SimRing::SubmitAndWait(absl::Duration limit, absl::Span<io::Completion> o
     ProcessReady();
     ProcessHeld();
   };
+  DeliverQuiet();
   turn();
   const Nanos begin = net_->now();
   const Nanos wait =
@@ -828,10 +840,19 @@ size_t SimRing::SubmitAndWait(absl::Duration limit, absl::Span<io::Completion> o
     while (completed_.empty() && net_->now() < begin + wait && net_->Step()) turn();
   }
   now_ = net_->now();
+  if (!completed_.empty() || wait == 0) DeliverQuiet();
   const size_t n = Deliver(out);
   took_ = n;
   wake_at_ = n > 0 ? now_ : begin + wait;
   return n;
+}
+
+// Those of earlier calls: whatever has led to this one ended the sleep. Those of this one:
+// something else does.
+void SimRing::DeliverQuiet() {
+  completed_.insert(completed_.begin(), std::make_move_iterator(quiet_.begin()),
+                    std::make_move_iterator(quiet_.end()));
+  quiet_.clear();
 }
 
 size_t SimRing::Deliver(absl::Span<io::Completion> out) {

@@ -89,7 +89,7 @@ class SimRing final : public io::Ring {
   void Connect(io::OpToken token, io::Fd socket, const io::Endpoint& peer) override;
   void Recv(io::OpToken token, io::Fd socket, io::BufferGroup group) override;
   void RecvInto(io::OpToken token, io::Fd socket, char* memory, size_t capacity) override;
-  void Send(io::OpToken token, io::Fd socket, const msghdr* message) override;
+  void Send(io::OpToken token, io::Fd socket, const msghdr* message, io::Notice notice) override;
   void SendZeroCopy(io::OpToken token, io::Fd socket, absl::string_view bytes) override;
   bool zero_copy_send() const override { return options_.zero_copy_send; }
   void Cancel(io::OpToken token, io::OpToken target) override;
@@ -153,6 +153,7 @@ class SimRing final : public io::Ring {
   void AttemptSend(Op* op);
   io::Slice TakeBuffer(Group* group, Stream* stream);
   void EndSend(Op* op, int result);
+  void DeliverQuiet();
   void EndCanceled(Op* op);
   void Complete(Op* op, int result, bool more, io::Slice data);
   void Finish(Op* op);
@@ -181,6 +182,7 @@ class SimRing final : public io::Ring {
   std::vector<Op*> ready_;        // of these: worth an attempt
   std::vector<Op*> spare_;
   std::deque<io::Completion> completed_;
+  std::vector<io::Completion> quiet_;              // completed, but wake nobody
   std::multimap<Nanos, io::Completion> releases_;  // of zero-copy sends, to come
   std::multimap<Nanos, Mail> mail_;                // to come
   std::map<io::RingId, Nanos> last_post_;          // by receiver: posts arrive in order
