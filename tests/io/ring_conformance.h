@@ -186,6 +186,9 @@ class RingConformanceTest : public testing::TestWithParam<RingFactory> {
   Completion Await(Side& side, OpToken token);
   int32_t AwaitResult(Side& side, OpToken token) { return Await(side, token).result; }
   void Send(Side& side, Fd socket, const std::string& bytes);
+  // The server takes all of the text that the sender, which has begun, sends on the client's
+  // socket.
+  void ReceiveAll(const Pair& pair, const std::string& text, Sender* sender);
   void CloseAndWait(Side& side, Fd fd);
 
   std::unique_ptr<RingWorld> world_;
