@@ -20,7 +20,7 @@ const char kUsage[] =
   latency --target rcproxy=127.0.0.1:8088 --target redis=127.0.0.1:6379 --clients 50
   latency --target rcproxy=127.0.0.1:8088 --cluster direct=127.0.0.1:7001 --rate 20000 --html a.html
 
-Targets take turns: in each round each is measured once, in an order that rotates. What is reported
+Targets take turns: in each round each is measured once, in an order drawn anew. What is reported
 are medians over the rounds, and the least and the most. All targets get the same requests.
 
   --target NAME=ADDR[@PID,…]   a proxy, a plain server, anything that speaks RESP. ADDR is

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <ctime>
+#include <random>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -44,11 +46,18 @@ Runner::~Runner() { arena_.Release(); }
 absl::Status Runner::Run() {
   absl::Status status = Begin();
   if (status.ok()) {
-    for (const auto& target : targets_) target->FindProcesses();
+    std::vector<Target*> order;
+    for (const auto& target : targets_) {
+      target->FindProcesses();
+      order.push_back(target.get());
+    }
+    // Drawn anew in each round: whom a target comes after shows in its figures, as what the
+    // kernel's scheduler has got used to lasts longer than the warm-up. A fixed or rotating order
+    // has one and the same target suffer from that in all rounds.
+    std::mt19937_64 random;
     for (int round = 0; round < options_->rounds; ++round) {
-      for (size_t i = 0; i < targets_.size(); ++i) {
-        Measure(targets_[(static_cast<size_t>(round) + i) % targets_.size()].get());
-      }
+      std::shuffle(order.begin(), order.end(), random);
+      for (Target* target : order) Measure(target);
     }
   }
   Close();
