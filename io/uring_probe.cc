@@ -307,7 +307,7 @@ bool Prober::QuietSend() {
   if (!pair.ok() || setsockopt(pair.fds[0], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room)) != 0) {
     return false;
   }
-  std::string bytes(1 << 20, 'x');
+  std::string bytes(256 << 10, 'x');
   iovec part = {.iov_base = bytes.data(), .iov_len = 16};
   msghdr message = {};
   message.msg_iov = &part;

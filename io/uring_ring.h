@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "io/ring.h"
 #include "io/ring_directory.h"
 
@@ -32,11 +33,11 @@ struct RingOptions {
   // A thread of the kernel submits, and takes a processor for itself while there is work
   // (io_uring_setup(2), IORING_SETUP_SQPOLL).
   bool submission_thread = false;
-  // Names as Describe() shows them; they count as missing: "defer_taskrun", "multishot_accept",
-  // "multishot_recv", "buffer_ring", "incremental_buffers", "msg_ring", "registered_ring",
-  // "send_zc", …
-  std::vector<std::string> disabled_features = {};
+  std::vector<std::string> disabled_features = {};  // of RingFeatureNames(); they count as missing
 };
+
+// What a ring can do without, by the names that Describe() shows.
+std::vector<absl::string_view> RingFeatureNames();
 
 // Makes a ring for the calling thread, which also destroys it, after the last slice into its
 // buffers has gone. The end cancels what is armed and waits until the kernel has let go of all

@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "io/socket.h"
+#include "io/uring_ring.h"
 #include "proxy/cluster_face.h"
 #include "proxy/log.h"
 #include "proxy/small_file.h"
@@ -19,13 +20,6 @@
 namespace proxy {
 namespace {
 
-// What io::UringRing can do without, by the names that its Describe() shows.
-constexpr absl::string_view kRingFeatures[] = {
-    "defer_taskrun",  "registered_ring",     "multishot_accept", "multishot_recv",
-    "buffer_ring",    "incremental_buffers", "msg_ring",         "send_zc",
-    "send_zc_report", "send_zc_fixed",       "cancel_any",       "min_wait",
-    "quiet_send",     "lasting_timeout",     "sqpoll",
-};
 constexpr uint64_t kKilo = 1 << 10;
 constexpr uint64_t kMega = 1 << 20;
 constexpr uint64_t kGiga = 1 << 30;
@@ -324,9 +318,9 @@ Option MemoryLimit() {
 
 Option DisableFeature() {
   auto set = [](absl::string_view text, Config* config) {
-    if (std::find(std::begin(kRingFeatures), std::end(kRingFeatures), text) ==
-        std::end(kRingFeatures)) {
-      return Bad(absl::StrCat("is not one of ", absl::StrJoin(kRingFeatures, ", ")));
+    const std::vector<absl::string_view> known = io::RingFeatureNames();
+    if (std::find(known.begin(), known.end(), text) == known.end()) {
+      return Bad(absl::StrCat("is not one of ", absl::StrJoin(known, ", ")));
     }
     config->disabled_features.emplace_back(text);
     return absl::OkStatus();

@@ -512,7 +512,7 @@ TEST_F(ConfigTest, AnIpv6NodeIsShownSoThatItCanBeReadAgain) {
   FAIL();
 }
 
-// The ring keeps the list; ours must not offer what it does not know.
+// Each of them is offered under the name by which a ring is told.
 TEST_F(ConfigTest, TheRingKnowsEveryFeatureThatCanBeDisabled) {
   const std::string error = ErrorOf({"--disable-feature=x"});
   const std::string marker = "'x' is not one of ";
