@@ -977,6 +977,12 @@ std::string UringRing::Describe() const {
   return text;
 }
 
+std::vector<absl::string_view> RingFeatureNames() {
+  std::vector<absl::string_view> names;
+  for (const FeatureName& feature : kFeatureNames) names.push_back(feature.name);
+  return names;
+}
+
 absl::StatusOr<std::unique_ptr<Ring>> MakeUringRing(RingDirectory* directory, RingId id,
                                                     const RingOptions& options,
                                                     std::vector<std::string>* warnings) {

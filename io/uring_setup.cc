@@ -28,12 +28,6 @@ int ReadProcNumber(const char* path) {
 
 }  // namespace
 
-std::vector<absl::string_view> RingFeatureNames() {
-  std::vector<absl::string_view> names;
-  for (const FeatureName& feature : kFeatureNames) names.push_back(feature.name);
-  return names;
-}
-
 absl::StatusOr<Features> AllowedFeatures(const RingOptions& options) {
   Features allowed;
   for (const std::string& disabled : options.disabled_features) {
